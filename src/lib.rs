@@ -1,0 +1,5 @@
+//! x
+pub mod analyze;
+pub mod measurement;
+pub mod recommend;
+pub mod units;

@@ -1,0 +1,113 @@
+//! What was measured, as plain values: request outcomes, metric samples, step boundaries, events.
+//!
+//! Invariants: no I/O and no clocks. Every time is in seconds since the origin of the run,
+//! on the client's monotonic clock. An absent value is `None`, never 0.
+
+mod outcome;
+mod sample;
+
+pub use outcome::{FailureKind, Phase, RequestOutcome};
+pub use sample::{Sample, Series, Source};
+
+use crate::units::{Rate, Seconds};
+use serde::{Deserialize, Serialize};
+
+/// The number of a step of the load plan, from 0.
+pub type StepIndex = u32;
+
+/// What a step asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// Open loop: arrivals at this rate, whether or not earlier ones were answered.
+    Rate(Rate),
+    /// Closed loop: this many requests in flight; the next is sent when one ends.
+    Concurrency(u32),
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Load::Rate(rate) => rate.fmt(f),
+            Load::Concurrency(n) => write!(f, "{n} in flight"),
+        }
+    }
+}
+
+/// A step as it was driven. `start..hold_start` is warm-up, `hold_start..end` is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepMark {
+    /// Its number.
+    pub index: StepIndex,
+    /// Its load.
+    pub load: Load,
+    /// When its first request could be scheduled.
+    pub start: Seconds,
+    /// When its warm-up was over.
+    pub hold_start: Seconds,
+    /// When it ended.
+    pub end: Seconds,
+}
+
+impl StepMark {
+    /// The length of the measured part.
+    pub fn hold(&self) -> Seconds {
+        self.end - self.hold_start
+    }
+}
+
+/// Something that happened during a run, one line of `events.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A step began.
+    StepStarted {
+        /// When.
+        time: Seconds,
+        /// Which.
+        index: StepIndex,
+        /// Its load.
+        load: Load,
+        /// When its measured part begins.
+        hold_start: Seconds,
+        /// When it is to end.
+        planned_end: Seconds,
+    },
+    /// A step ended as planned.
+    StepEnded {
+        /// The step with its true boundaries.
+        step: StepMark,
+    },
+    /// A scrape gave no sample.
+    ScrapeFailed {
+        /// When it was begun.
+        time: Seconds,
+        /// What was asked.
+        source: Source,
+        /// Of which replica.
+        replica: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The plan chose what to do next, or to stop.
+    Decision {
+        /// When.
+        time: Seconds,
+        /// What and why.
+        reason: String,
+    },
+    /// Arrivals found no idle worker, so they start late.
+    PoolExhausted {
+        /// When.
+        time: Seconds,
+        /// How many arrivals since the last such event.
+        late_starts: u64,
+    },
+    /// Anything else worth keeping.
+    Remark {
+        /// When.
+        time: Seconds,
+        /// What.
+        message: String,
+    },
+}

@@ -1,0 +1,158 @@
+//! One scrape of one source: gauges and counters as they stood at one moment.
+
+use crate::units::Seconds;
+use serde::{Deserialize, Serialize};
+
+/// Where a sample came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The server's own `/metrics`.
+    Server,
+    /// A DCGM exporter.
+    Gpu,
+}
+
+impl Source {
+    /// The word used in files.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Source::Server => "server",
+            Source::Gpu => "gpu",
+        }
+    }
+}
+
+macro_rules! series {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $column:literal,)+) => {
+        /// A time series that calibrate records: one column of `samples.csv`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Series {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Series {
+            /// All, in the order of the columns.
+            pub const ALL: &'static [Series] = &[$(Series::$variant,)+];
+
+            /// The name of its column.
+            pub const fn column(self) -> &'static str {
+                match self { $(Series::$variant => $column,)+ }
+            }
+        }
+    };
+}
+
+series! {
+    /// Requests that wait for a place in the batch (gauge).
+    QueueSize = "queue_size",
+    /// Requests that are being decoded (gauge).
+    BatchSize = "batch_size",
+    /// KV tokens reserved by the running batch (gauge).
+    BatchTokens = "batch_tokens",
+    /// Share of the KV cache in use, 0 to 1 (gauge).
+    KvUsage = "kv_usage",
+    /// GPU utilization in percent, mean over the replica's GPUs (gauge).
+    GpuUtil = "gpu_util",
+    /// GPU memory in use, MiB, sum over the replica's GPUs (gauge).
+    GpuMemory = "gpu_memory_mib",
+    /// Decode forwards (counter).
+    DecodeCount = "decode_count",
+    /// Seconds spent in decode forwards (counter).
+    DecodeSeconds = "decode_seconds",
+    /// Prefill forwards (counter).
+    PrefillCount = "prefill_count",
+    /// Seconds spent in prefill forwards (counter).
+    PrefillSeconds = "prefill_seconds",
+    /// Requests that joined a batch (counter).
+    JoinedRequests = "joined_requests",
+    /// Prefill batches formed (counter).
+    JoinBatches = "join_batches",
+    /// Token events emitted (counter): count of `tgi_request_skipped_tokens`.
+    TokenEvents = "token_events",
+    /// Prompt tokens of validated requests (counter).
+    InputTokens = "input_tokens",
+    /// Validated requests (counter).
+    InputRequests = "input_requests",
+    /// Output tokens of ended requests (counter).
+    OutputTokens = "output_tokens",
+    /// Ended requests (counter).
+    OutputRequests = "output_requests",
+    /// Seconds that ended requests had spent in the queue (counter).
+    QueueSeconds = "queue_seconds",
+    /// Ended requests counted by the queue time (counter).
+    QueueRequests = "queue_requests",
+    /// Successful requests (counter).
+    Successes = "successes",
+    /// Requests refused for overload (counter).
+    FailedOverloaded = "failed_overloaded",
+    /// Requests whose client had gone (counter).
+    FailedDropped = "failed_dropped",
+    /// Requests that failed in generation (counter).
+    FailedGeneration = "failed_generation",
+    /// Joins because the server takes prompts in chunks (counter).
+    ConcatChunking = "concat_chunking",
+    /// Joins because enough requests waited (counter).
+    ConcatBackpressure = "concat_backpressure",
+    /// Joins because the queue had waited long enough (counter).
+    ConcatWaitExceeded = "concat_wait_exceeded",
+}
+
+/// One scrape. A series that the source did not show is absent, never 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// When the scrape was begun.
+    pub time: Seconds,
+    /// How long it took until the body was read.
+    pub took: Seconds,
+    /// What was asked.
+    pub source: Source,
+    /// The replica, from 0 in the order of the metrics addresses.
+    pub replica: u32,
+    values: [Option<f64>; Series::ALL.len()],
+}
+
+impl Sample {
+    /// A sample in which every series is absent.
+    pub fn new(time: Seconds, took: Seconds, source: Source, replica: u32) -> Self {
+        Sample { time, took, source, replica, values: [None; Series::ALL.len()] }
+    }
+
+    /// The value of a series, if the source showed it.
+    pub fn get(&self, series: Series) -> Option<f64> {
+        self.values[series as usize]
+    }
+
+    /// Sets a series. A value that is not finite counts as absent.
+    pub fn set(&mut self, series: Series, value: Option<f64>) {
+        self.values[series as usize] = value.filter(|v| v.is_finite());
+    }
+
+    /// Whether any series is present.
+    pub fn is_empty(&self) -> bool {
+        self.values.iter().all(Option::is_none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_series_is_not_zero() {
+        let mut sample = Sample::new(Seconds(1.0), Seconds(0.01), Source::Server, 0);
+        assert!(sample.is_empty());
+        sample.set(Series::QueueSize, Some(0.0));
+        sample.set(Series::BatchSize, Some(f64::NAN));
+        assert_eq!(sample.get(Series::QueueSize), Some(0.0));
+        assert_eq!(sample.get(Series::BatchSize), None);
+    }
+
+    #[test]
+    fn columns_have_distinct_names() {
+        let mut names: Vec<_> = Series::ALL.iter().map(|s| s.column()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Series::ALL.len());
+    }
+}
