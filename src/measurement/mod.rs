@@ -9,30 +9,12 @@ mod sample;
 pub use outcome::{FailureKind, Phase, RequestOutcome};
 pub use sample::{Sample, Series, Source};
 
-use crate::units::{Rate, Seconds};
+pub use crate::units::Load;
+use crate::units::Seconds;
 use serde::{Deserialize, Serialize};
 
 /// The number of a step of the load plan, from 0.
 pub type StepIndex = u32;
-
-/// What a step asked of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Load {
-    /// Open loop: arrivals at this rate, whether or not earlier ones were answered.
-    Rate(Rate),
-    /// Closed loop: this many requests in flight; the next is sent when one ends.
-    Concurrency(u32),
-}
-
-impl std::fmt::Display for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Load::Rate(rate) => rate.fmt(f),
-            Load::Concurrency(n) => write!(f, "{n} in flight"),
-        }
-    }
-}
 
 /// A step as it was driven. `start..hold_start` is warm-up, `hold_start..end` is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -123,6 +123,25 @@ impl fmt::Display for Rate {
     }
 }
 
+/// What a step asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// Open loop: arrivals at this rate, whether or not earlier ones were answered.
+    Rate(Rate),
+    /// Closed loop: this many requests in flight; the next is sent when one ends.
+    Concurrency(u32),
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Load::Rate(rate) => rate.fmt(f),
+            Load::Concurrency(n) => write!(f, "{n} in flight"),
+        }
+    }
+}
+
 /// A Kubernetes quantity in milli-units, as the HPA controller computes with it.
 ///
 /// `Display` prints the canonical form that the API server stores: `4545m`, `5`, `2k`.

@@ -1,0 +1,369 @@
+//! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
+
+use super::{ClusterSettings, RampSpec, ScenarioError, SizeSpec};
+use crate::units::{Seconds, Slo};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::path::PathBuf;
+
+/// Which API of the server is used, always streaming.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Api {
+    /// TGI's own `/generate_stream`.
+    #[default]
+    Generate,
+    /// OpenAI's `/v1/chat/completions`.
+    Chat,
+}
+
+/// How arrivals of an open loop are spread in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// Exponential gaps: independent users.
+    #[default]
+    Poisson,
+    /// Equal gaps.
+    Constant,
+}
+
+/// Declares [`Settings`] with its layering, so that no field can be forgotten in it.
+macro_rules! settings {
+    ($($(#[$meta:meta])* $field:ident: $kind:ty,)+) => {
+        /// What a scenario file or the flags of `run` say; a field that is `None` was not given.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Settings {
+            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$kind>,)+
+            /// Names for the manifests.
+            #[command(flatten)]
+            #[serde(default)]
+            pub cluster: ClusterSettings,
+        }
+
+        impl Settings {
+            /// These settings, and `below` where they say nothing.
+            pub fn over(self, below: Settings) -> Settings {
+                Settings { $($field: self.$field.or(below.$field),)+ cluster: self.cluster.over(below.cluster) }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Version of the scenario format
+    #[arg(skip)]
+    version: u32,
+    /// Name of the run, part of its directory's name
+    #[arg(long, value_name = "NAME", help_heading = "Run")]
+    name: String,
+    /// How the load rises: adaptive, rate:FROM..TO:STEPSxHOLD, rate:1,2,4x30s, concurrency:1,2,4x20s
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "adaptive", help_heading = "Load")]
+    ramp: RampSpec,
+    /// A limit, METRIC:STAT:LIMIT, like ttft:p95:2s, tpot:mean:80ms or error:rate:1% (repeatable)
+    #[arg(long, value_name = "SLO", action = clap::ArgAction::Append, help_heading = "Judgement")]
+    slo: Vec<Slo>,
+    /// Address of the server; without it, the embedded simulated server
+    #[arg(long, value_name = "URL", help_heading = "Target")]
+    target: String,
+    /// What the embedded simulated server imitates (see `calibrate sim --list`)
+    #[arg(long, value_name = "PRESET", conflicts_with = "target", help_heading = "Target")]
+    preset: String,
+    /// API that the requests use
+    #[arg(long, value_enum, help_heading = "Load")]
+    api: Api,
+    /// Prompt tokens: fixed:200, uniform:50-400 or lognormal:mean=256,sd=180
+    #[arg(long, value_name = "SIZE", help_heading = "Load")]
+    input_tokens: SizeSpec,
+    /// Output tokens, in the same forms
+    #[arg(long, value_name = "SIZE", help_heading = "Load")]
+    output_tokens: SizeSpec,
+    /// CSV trace to draw request sizes from (TIMESTAMP,ContextTokens,GeneratedTokens)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input_tokens", "output_tokens"], help_heading = "Load")]
+    dataset: PathBuf,
+    /// max_new_tokens to declare in every request, instead of the wanted output tokens
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
+    max_new_tokens: u32,
+    /// How arrivals of `rate:` ramps are spread in time
+    #[arg(long, value_enum, help_heading = "Load")]
+    arrivals: Arrivals,
+    /// Seed of arrivals, sizes and prompts: the same seed gives the same load
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    seed: u64,
+    /// Warm-up at the start of each step, not measured [default: 30 % of the step, at most 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Load")]
+    #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
+    warm_up: Seconds,
+    /// Most requests in flight at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
+    max_concurrency: u32,
+    /// Longest wait for the next byte of an answer
+    #[arg(long, value_name = "TIME", help_heading = "Load")]
+    #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
+    timeout: Seconds,
+    /// Stop after this time, whatever is left of the ramp
+    #[arg(long, value_name = "TIME", help_heading = "Load")]
+    #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
+    max_duration: Seconds,
+    /// Allow load to a public address: it is mine
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Target")]
+    i_own_this_target: bool,
+    /// Address of a replica's /metrics (repeatable, one per replica) [default: TARGET/metrics]
+    #[arg(long, value_name = "URL", action = clap::ArgAction::Append, help_heading = "Metrics")]
+    metrics_url: Vec<String>,
+    /// Address of a DCGM exporter's /metrics (repeatable, one per replica)
+    #[arg(long, value_name = "URL", action = clap::ArgAction::Append, help_heading = "Metrics")]
+    gpu_metrics_url: Vec<String>,
+    /// Replicas behind the target [default: one per --metrics-url]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Metrics")]
+    replicas: u32,
+    /// GPUs of each replica
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Metrics")]
+    gpus_per_replica: u32,
+    /// Tolerance of the HPA controller, as a fraction of 1
+    #[arg(long, value_name = "FRACTION", help_heading = "Judgement")]
+    tolerance: f64,
+    /// Directory of the run [default: reports/<UTC time>-<name>]
+    #[arg(long, value_name = "DIR", help_heading = "Run")]
+    out: PathBuf,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Seconds>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+fn plain<S: Serializer>(value: &Option<Seconds>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(seconds) => serializer.collect_str(&format_args!("{}s", seconds.0)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A complete scenario: everything that a run does is said here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// Name of the run.
+    pub name: String,
+    /// How the load rises.
+    pub ramp: RampSpec,
+    /// The limits; at least one.
+    pub slos: Vec<Slo>,
+    /// The server; `None` is the embedded simulated one.
+    pub target: Option<String>,
+    /// What the embedded server imitates.
+    pub preset: String,
+    /// The API used.
+    pub api: Api,
+    /// Prompt sizes, where no dataset is given.
+    pub input_tokens: SizeSpec,
+    /// Output sizes, where no dataset is given.
+    pub output_tokens: SizeSpec,
+    /// Trace to draw sizes from.
+    pub dataset: Option<PathBuf>,
+    /// `max_new_tokens` declared in every request; `None`: the wanted output size.
+    pub max_new_tokens: Option<u32>,
+    /// How arrivals are spread.
+    pub arrivals: Arrivals,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Warm-up of each step; `None`: by the step's length.
+    pub warm_up: Option<Seconds>,
+    /// Most requests in flight.
+    pub max_concurrency: u32,
+    /// Longest wait for the next byte.
+    pub timeout: Seconds,
+    /// Longest run.
+    pub max_duration: Option<Seconds>,
+    /// Whether a public address may be loaded.
+    pub i_own_this_target: bool,
+    /// `/metrics` of each replica; empty: the target's own.
+    pub metrics_urls: Vec<String>,
+    /// DCGM exporter of each replica.
+    pub gpu_metrics_urls: Vec<String>,
+    /// Replicas behind the target.
+    pub replicas: u32,
+    /// GPUs of each replica.
+    pub gpus_per_replica: u32,
+    /// HPA tolerance.
+    pub tolerance: f64,
+    /// Directory of the run; `None`: named by time.
+    pub out: Option<PathBuf>,
+    /// Names for the manifests.
+    pub cluster: ClusterSettings,
+    /// The settings that made it, complete with defaults: the effective scenario.
+    pub settings: Settings,
+}
+
+impl Settings {
+    /// What is used where neither flags nor file say anything.
+    fn defaults() -> Settings {
+        Settings {
+            version: Some(1),
+            name: Some("run".to_owned()),
+            ramp: Some(RampSpec::Adaptive),
+            preset: Some("demo".to_owned()),
+            api: Some(Api::Generate),
+            input_tokens: Some(SizeSpec::Lognormal { mean: 256.0, sd: 180.0 }),
+            output_tokens: Some(SizeSpec::Lognormal { mean: 128.0, sd: 96.0 }),
+            arrivals: Some(Arrivals::Poisson),
+            seed: Some(1),
+            max_concurrency: Some(1024),
+            timeout: Some(Seconds(60.0)),
+            i_own_this_target: Some(false),
+            gpus_per_replica: Some(1),
+            tolerance: Some(0.1),
+            ..Settings::default()
+        }
+    }
+
+    /// Fills in the defaults and checks every field.
+    pub fn resolve(self) -> Result<Scenario, ScenarioError> {
+        self.check_version()?;
+        let all = self.over(Settings::defaults());
+        all.check_values()?;
+        let mut settings = all.clone();
+        if all.target.is_some() {
+            settings.preset = None;
+        }
+        if all.dataset.is_some() {
+            (settings.input_tokens, settings.output_tokens) = (None, None);
+        }
+        let metrics_urls = all.metrics_url.unwrap_or_default();
+        let replicas = all.replicas.unwrap_or(metrics_urls.len().max(1) as u32);
+        settings.replicas = Some(replicas);
+        let missing = |field: &'static str| ScenarioError::field(field, "is missing", "give it a value");
+        Ok(Scenario {
+            name: all.name.ok_or_else(|| missing("name"))?,
+            ramp: all.ramp.ok_or_else(|| missing("ramp"))?,
+            slos: all.slo.unwrap_or_default(),
+            target: all.target,
+            preset: all.preset.ok_or_else(|| missing("preset"))?,
+            api: all.api.unwrap_or_default(),
+            input_tokens: all.input_tokens.ok_or_else(|| missing("input-tokens"))?,
+            output_tokens: all.output_tokens.ok_or_else(|| missing("output-tokens"))?,
+            dataset: all.dataset,
+            max_new_tokens: all.max_new_tokens,
+            arrivals: all.arrivals.unwrap_or_default(),
+            seed: all.seed.ok_or_else(|| missing("seed"))?,
+            warm_up: all.warm_up,
+            max_concurrency: all.max_concurrency.ok_or_else(|| missing("max-concurrency"))?,
+            timeout: all.timeout.ok_or_else(|| missing("timeout"))?,
+            max_duration: all.max_duration,
+            i_own_this_target: all.i_own_this_target.unwrap_or(false),
+            metrics_urls,
+            gpu_metrics_urls: all.gpu_metrics_url.unwrap_or_default(),
+            replicas,
+            gpus_per_replica: all.gpus_per_replica.ok_or_else(|| missing("gpus-per-replica"))?,
+            tolerance: all.tolerance.ok_or_else(|| missing("tolerance"))?,
+            out: all.out,
+            cluster: all.cluster,
+            settings,
+        })
+    }
+
+    fn check_version(&self) -> Result<(), ScenarioError> {
+        match self.version {
+            None | Some(1) => Ok(()),
+            Some(other) => Err(ScenarioError::field(
+                "version",
+                format!("{other} is not a version this calibrate knows"),
+                "use version: 1",
+            )),
+        }
+    }
+
+    fn check_values(&self) -> Result<(), ScenarioError> {
+        let fail = |field: &'static str, problem: &str, remedy: &str| {
+            Err(ScenarioError::field(field, problem.to_owned(), remedy))
+        };
+        if self.slo.as_ref().is_none_or(Vec::is_empty) {
+            return fail(
+                "slo",
+                "is missing, and without one there is no capacity to find",
+                "add --slo ttft:p95:2s or another limit",
+            );
+        }
+        if self.tolerance.is_some_and(|t| !(0.0..1.0).contains(&t)) {
+            return fail("tolerance", "must be at least 0 and below 1", "10 % is written 0.1");
+        }
+        let name_ok = |name: &String| {
+            !name.is_empty()
+                && name.len() <= 60
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        if !self.name.as_ref().is_some_and(name_ok) {
+            return fail(
+                "name",
+                "must be 1 to 60 letters, digits, '-', '_' or '.'",
+                "use a name like chat-l4",
+            );
+        }
+        for (field, urls) in [("metrics-url", &self.metrics_url), ("gpu-metrics-url", &self.gpu_metrics_url)]
+        {
+            if urls.iter().flatten().any(|url| !is_http(url)) {
+                return fail(
+                    field,
+                    "is not an http:// or https:// address",
+                    "write it in full, like http://10.0.0.7:8000/metrics",
+                );
+            }
+        }
+        if self.target.as_ref().is_some_and(|url| !is_http(url)) {
+            return fail(
+                "target",
+                "is not an http:// or https:// address",
+                "write it in full, like http://localhost:8080",
+            );
+        }
+        if self.timeout.is_some_and(|t| t.0 < 0.1) {
+            return fail("timeout", "is below 100ms", "the wait for a first token can take seconds: use 60s");
+        }
+        Ok(())
+    }
+}
+
+fn is_http(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slo() -> Settings {
+        Settings { slo: Some(vec!["ttft:p95:2s".parse().unwrap()]), ..Settings::default() }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = Settings { seed: Some(7), name: Some("file".into()), ..slo() };
+        let flags = Settings { name: Some("flag".into()), ..Settings::default() };
+        let scenario = flags.over(file).resolve().unwrap();
+        assert_eq!((scenario.name.as_str(), scenario.seed, scenario.tolerance), ("flag", 7, 0.1));
+    }
+
+    #[test]
+    fn the_effective_scenario_resolves_to_itself() {
+        let scenario = slo().resolve().unwrap();
+        assert_eq!(scenario.settings.clone().resolve().unwrap(), scenario);
+        let yaml = serde_saphyr::to_string(&scenario.settings).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Settings>(&yaml).unwrap(), scenario.settings);
+    }
+
+    #[test]
+    fn wrong_values_name_their_field() {
+        let wrong = [
+            (Settings::default(), "slo"),
+            (Settings { tolerance: Some(1.0), ..slo() }, "tolerance"),
+            (Settings { name: Some("a b".into()), ..slo() }, "name"),
+            (Settings { target: Some("localhost:80".into()), ..slo() }, "target"),
+            (Settings { version: Some(2), ..slo() }, "version"),
+        ];
+        for (settings, field) in wrong {
+            let message = settings.resolve().unwrap_err().to_string();
+            assert!(message.contains(field), "{message}");
+        }
+    }
+}
