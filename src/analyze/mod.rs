@@ -3,6 +3,60 @@
 //! Invariants: pure. The same recorded run and the same SLOs give the same analysis, on any
 //! machine, at any time. Every estimate carries its n; what is not known is `None`.
 
+mod capacity;
+mod gauges;
+mod latency;
+mod slo;
+mod steps;
+mod timeline;
 mod types;
+mod validity;
 
 pub use types::*;
+
+use crate::measurement::{Event, RequestOutcome, Sample, StepIndex};
+use crate::units::{Replicas, Slo};
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+
+/// What a run measured, as the record gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'a> {
+    /// Request attempts in any order.
+    pub requests: &'a [RequestOutcome],
+    /// Metric samples in any order.
+    pub samples: &'a [Sample],
+    /// Events in the order they happened.
+    pub events: &'a [Event],
+    /// Gaps between token events of the measured part of each step, microseconds.
+    pub gaps: &'a BTreeMap<StepIndex, Histogram<u64>>,
+    /// Replicas that shared the load.
+    pub replicas: Replicas,
+}
+
+/// Analyzes a whole run.
+pub fn analyze(measured: &Measured, slos: &[Slo]) -> Analysis {
+    let steps: Vec<StepAnalysis> = steps::driven(measured.events, measured.requests)
+        .into_iter()
+        .map(|mark| steps::analyze_step(mark, measured, slos))
+        .collect();
+    let validity = validity::judge(measured, &steps, slos);
+    let capacity = match validity.verdict {
+        Verdict::Invalid => Err(NoCapacity::Invalid),
+        _ => capacity::find(&steps, measured.replicas),
+    };
+    Analysis {
+        slos: slos.to_vec(),
+        replicas: measured.replicas,
+        timeline: timeline::build(measured),
+        validity,
+        capacity,
+        steps,
+    }
+}
+
+/// Analyzes the last step that was driven, for an adaptive search. `None` before the first.
+pub fn analyze_last_step(measured: &Measured, slos: &[Slo]) -> Option<StepAnalysis> {
+    let mark = steps::driven(measured.events, measured.requests).pop()?;
+    Some(steps::analyze_step(mark, measured, slos))
+}

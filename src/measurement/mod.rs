@@ -1,11 +1,13 @@
 //! What was measured, as plain values: request outcomes, metric samples, step boundaries, events.
 //!
-//! Invariants: no I/O and no clocks. Every time is in seconds since the origin of the run,
+//! Invariants: no I/O. The only clock is [`RunClock`], which the edges carry. Every time is in seconds since the origin of the run,
 //! on the client's monotonic clock. An absent value is `None`, never 0.
 
+mod clock;
 mod outcome;
 mod sample;
 
+pub use clock::RunClock;
 pub use outcome::{FailureKind, Phase, RequestOutcome};
 pub use sample::{Sample, Series, Source};
 

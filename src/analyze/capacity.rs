@@ -1,0 +1,151 @@
+//! SLO capacity by interpolation between the last step that holds and the first that fails.
+//!
+//! Simple and honest about it: the true limit lies somewhere between two measured loads, and those
+//! two are the interval that is reported.
+
+use super::{Capacity, GaugeSummary, NoCapacity, SloCheck, StepAnalysis};
+use crate::units::{Limit, Load, Rate, Replicas};
+
+/// The load at which the first SLO is reached.
+pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacity, NoCapacity> {
+    let mut order: Vec<usize> = (0..steps.len()).filter(|i| steps[*i].attempts > 0).collect();
+    order.sort_by(|a, b| asked(&steps[*a]).total_cmp(&asked(&steps[*b])));
+    if order.len() < 2 {
+        return Err(NoCapacity::TooFewSteps);
+    }
+    let Some(first_failing) = order.iter().position(|i| !steps[*i].holds()) else {
+        return Err(NoCapacity::NeverReached);
+    };
+    if first_failing == 0 {
+        return Err(NoCapacity::NeverMet);
+    }
+    let (lower_step, upper_step) = (order[first_failing - 1], order[first_failing]);
+    let (lower, upper) = (&steps[lower_step], &steps[upper_step]);
+    let crossings = lower.checks.iter().zip(&upper.checks).filter(|(_, upper)| !upper.holds);
+    let first =
+        crossings.map(|(low, high)| (crossing(low, high), high.slo)).min_by(|a, b| a.0.total_cmp(&b.0));
+    let (fraction, limited_by) = first.ok_or(NoCapacity::NeverReached)?;
+    let per_replica = |step: &StepAnalysis| carried(step) / f64::from(replicas.0.max(1));
+    let between = |low: f64, high: f64| low + (high - low) * fraction;
+    let gauge =
+        |of: fn(&StepAnalysis) -> Option<GaugeSummary>| Some(between(of(lower)?.mean, of(upper)?.mean));
+    Ok(Capacity {
+        per_replica: Rate(between(per_replica(lower), per_replica(upper))),
+        holds_at: Rate(per_replica(lower)),
+        fails_at: Rate(per_replica(upper)),
+        limited_by,
+        fraction,
+        lower_step,
+        upper_step,
+        queue: gauge(|step| step.queue),
+        batch: gauge(|step| step.batch),
+        gpu: gauge(|step| step.gpu),
+    })
+}
+
+/// The load that a step asked for, to put the steps in order.
+fn asked(step: &StepAnalysis) -> f64 {
+    match step.mark.load {
+        Load::Rate(rate) => rate.0,
+        Load::Concurrency(level) => f64::from(level),
+    }
+}
+
+/// The load that a step put on the server, requests per second: what arrived in the measured part
+/// of an open loop. In a closed loop arrivals follow completions, so it is what was completed.
+fn carried(step: &StepAnalysis) -> f64 {
+    match step.mark.load {
+        Load::Rate(_) => step.offered.0,
+        Load::Concurrency(_) => step.achieved.0,
+    }
+}
+
+/// Where between the two steps, 0 to 1, the figure reaches its limit on a straight line. 0 where the
+/// upper figure is infinite: then nothing says how soon the limit is crossed.
+fn crossing(lower: &SloCheck, upper: &SloCheck) -> f64 {
+    let limit = match upper.slo.limit {
+        Limit::AtMost(limit) => limit.0,
+        Limit::ShareAtMost(limit) | Limit::ShareAtLeast(limit) => limit,
+    };
+    match (lower.value, upper.value) {
+        (Some(low), Some(high)) if high != low => ((limit - low) / (high - low)).clamp(0.0, 1.0),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::Steadiness;
+    use super::*;
+    use crate::measurement::StepMark;
+    use crate::units::{Seconds, Slo};
+    use std::collections::BTreeMap;
+
+    pub(crate) fn step(index: u32, rate: f64, ttft: Option<f64>, batch: f64) -> StepAnalysis {
+        let slo: Slo = "ttft:p95:2s".parse().unwrap();
+        let gauge =
+            |mean| GaugeSummary { n: 10, mean, std: 1.0, standard_error: 0.3, min: 0.0, max: mean * 2.0 };
+        StepAnalysis {
+            mark: StepMark {
+                index,
+                load: Load::Rate(Rate(rate)),
+                start: Seconds(0.0),
+                hold_start: Seconds(3.0),
+                end: Seconds(13.0),
+            },
+            attempts: 100,
+            succeeded: 100,
+            failures: BTreeMap::new(),
+            offered: Rate(rate),
+            achieved: Rate(rate),
+            output_tokens_per_second: 0.0,
+            in_flight: 1.0,
+            ttft: None,
+            tpot: None,
+            itl: None,
+            e2e: None,
+            ntpot: None,
+            schedule_delay: None,
+            goodput: None,
+            queue: None,
+            batch: Some(gauge(batch)),
+            gpu: None,
+            checks: vec![SloCheck { slo, value: ttft, holds: ttft.is_some_and(|t| t <= 2.0) }],
+            steady: Steadiness::Steady,
+        }
+    }
+
+    #[test]
+    fn the_limit_is_interpolated_between_the_last_step_that_holds_and_the_first_that_fails() {
+        let steps =
+            [step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, Some(1.0), 10.0), step(2, 8.0, Some(5.0), 30.0)];
+        let capacity = find(&steps, Replicas(1)).unwrap();
+        assert_eq!(capacity.per_replica, Rate(5.0));
+        assert_eq!((capacity.holds_at, capacity.fails_at), (Rate(4.0), Rate(8.0)));
+        assert_eq!(capacity.batch, Some(15.0));
+        assert_eq!(capacity.queue, None);
+        let shared = find(&steps, Replicas(2)).unwrap();
+        assert_eq!(shared.per_replica, Rate(2.5));
+    }
+
+    #[test]
+    fn an_infinite_figure_puts_the_limit_at_the_step_that_holds() {
+        let capacity = find(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
+        assert_eq!((capacity.per_replica, capacity.batch), (Rate(2.0), Some(4.0)));
+    }
+
+    #[test]
+    fn steps_are_taken_in_the_order_of_their_load() {
+        let steps = [step(0, 8.0, Some(5.0), 30.0), step(1, 4.0, Some(1.0), 10.0)];
+        let capacity = find(&steps, Replicas(1)).unwrap();
+        assert_eq!((capacity.lower_step, capacity.upper_step), (1, 0));
+    }
+
+    #[test]
+    fn without_both_sides_there_is_no_capacity() {
+        let (good, bad) = (step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, Some(3.0), 10.0));
+        assert_eq!(find(&[good.clone(), good.clone()], Replicas(1)), Err(NoCapacity::NeverReached));
+        assert_eq!(find(&[bad.clone(), bad], Replicas(1)), Err(NoCapacity::NeverMet));
+        assert_eq!(find(&[good], Replicas(1)), Err(NoCapacity::TooFewSteps));
+    }
+}

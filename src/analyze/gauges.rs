@@ -1,0 +1,80 @@
+//! Gauges over a window: mean with an error that knows about autocorrelation.
+
+use super::GaugeSummary;
+use crate::measurement::{Sample, Series, Source};
+use crate::units::Seconds;
+
+/// A series between two times, over all replicas: mean per replica.
+///
+/// The standard error takes n (1 - r) / (1 + r) samples for independent, r being the
+/// autocorrelation between one sample and the next of the same replica (an AR(1) process), since
+/// neighboring samples of a queue tell nearly the same.
+pub(super) fn summarize(
+    samples: &[Sample],
+    source: Source,
+    series: Series,
+    from: Seconds,
+    to: Seconds,
+) -> Option<GaugeSummary> {
+    let inside = samples.iter().filter(|s| s.source == source && s.time >= from && s.time < to);
+    let mut values: Vec<(u32, f64, f64)> =
+        inside.filter_map(|s| Some((s.replica, s.time.0, s.get(series)?))).collect();
+    if values.is_empty() {
+        return None;
+    }
+    values.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let n = values.len() as f64;
+    let mean = values.iter().map(|v| v.2).sum::<f64>() / n;
+    let squares = values.iter().map(|v| (v.2 - mean).powi(2)).sum::<f64>();
+    let std = if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 };
+    let neighbors = values.windows(2).filter(|w| w[0].0 == w[1].0);
+    let covariance: f64 = neighbors.map(|w| (w[0].2 - mean) * (w[1].2 - mean)).sum();
+    let r = if squares > 0.0 { (covariance / squares).clamp(0.0, 0.99) } else { 0.0 };
+    let independent = (n * (1.0 - r) / (1.0 + r)).max(1.0);
+    Some(GaugeSummary {
+        n: values.len() as u64,
+        mean,
+        std,
+        standard_error: std / independent.sqrt(),
+        min: values.iter().map(|v| v.2).fold(f64::INFINITY, f64::min),
+        max: values.iter().map(|v| v.2).fold(f64::NEG_INFINITY, f64::max),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(time: f64, replica: u32, queue: Option<f64>) -> Sample {
+        let mut sample = Sample::new(Seconds(time), Seconds(0.0), Source::Server, replica);
+        sample.set(Series::QueueSize, queue);
+        sample
+    }
+
+    fn queue(samples: &[Sample]) -> Option<GaugeSummary> {
+        summarize(samples, Source::Server, Series::QueueSize, Seconds(0.0), Seconds(100.0))
+    }
+
+    #[test]
+    fn the_mean_is_per_replica_and_leaves_out_absent_values() {
+        let samples = [
+            sample(1.0, 0, Some(2.0)),
+            sample(1.0, 1, Some(4.0)),
+            sample(2.0, 0, None),
+            sample(200.0, 0, Some(9.0)),
+        ];
+        let summary = queue(&samples).unwrap();
+        assert_eq!((summary.n, summary.mean, summary.min, summary.max), (2, 3.0, 2.0, 4.0));
+        assert_eq!(queue(&samples[2..]), None);
+    }
+
+    #[test]
+    fn a_slow_gauge_has_a_larger_error_than_a_quick_one() {
+        let slow: Vec<Sample> =
+            (0..100).map(|i| sample(f64::from(i), 0, Some(f64::from(u8::from(i >= 50))))).collect();
+        let quick: Vec<Sample> = (0..100).map(|i| sample(f64::from(i), 0, Some(f64::from(i % 2)))).collect();
+        let (slow, quick) = (queue(&slow).unwrap(), queue(&quick).unwrap());
+        assert_eq!(slow.mean, quick.mean);
+        assert!(slow.standard_error > 4.0 * quick.standard_error, "{slow:?} {quick:?}");
+    }
+}

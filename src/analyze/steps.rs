@@ -1,0 +1,209 @@
+//! One step: its requests, its gauges, its SLOs.
+
+use super::latency::{sorted, summarize, summarize_histogram};
+use super::slo::{GapFigures, check, goodput};
+use super::{Measured, Steadiness, StepAnalysis, gauges};
+use crate::measurement::{Event, Phase, RequestOutcome, Series, Source, StepMark};
+use crate::units::{Rate, Seconds, Slo};
+use std::collections::BTreeMap;
+
+/// A step that was cut before half of its measured part was driven is not judged.
+const LEAST_DRIVEN: f64 = 0.5;
+/// Below this many requests nothing is said about a steady state.
+const LEAST_FOR_STEADINESS: usize = 10;
+
+/// The steps that were driven far enough to be judged, in order.
+pub(super) fn driven(events: &[Event], requests: &[RequestOutcome]) -> Vec<StepMark> {
+    let ended: BTreeMap<u32, StepMark> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::StepEnded { step } => Some((step.index, *step)),
+            _ => None,
+        })
+        .collect();
+    // Where the record breaks off inside a step, the step ends with the last thing recorded.
+    let last_seen = requests.iter().map(|r| r.scheduled).fold(Seconds::ZERO, Seconds::max);
+    let started = events.iter().filter_map(|event| match *event {
+        Event::StepStarted { time, index, load, hold_start, planned_end } => {
+            let broken_off =
+                StepMark { index, load, start: time, hold_start, end: last_seen.min(planned_end) };
+            Some((ended.get(&index).copied().unwrap_or(broken_off), planned_end))
+        }
+        _ => None,
+    });
+    let far_enough = |(mark, planned_end): &(StepMark, Seconds)| {
+        let planned = *planned_end - mark.hold_start;
+        mark.hold().0 > 0.0 && mark.hold().0 >= planned.0 * LEAST_DRIVEN
+    };
+    started.filter(far_enough).map(|(mark, _)| mark).collect()
+}
+
+/// Analyzes the measured part of a step.
+pub(super) fn analyze_step(mark: StepMark, measured: &Measured, slos: &[Slo]) -> StepAnalysis {
+    let attempts: Vec<&RequestOutcome> =
+        measured.requests.iter().filter(|r| r.step == mark.index && r.phase == Phase::Hold).collect();
+    let ok: Vec<&RequestOutcome> = attempts.iter().copied().filter(|r| r.is_ok()).collect();
+    let mut failures = BTreeMap::new();
+    for kind in attempts.iter().filter_map(|request| request.error) {
+        *failures.entry(kind).or_insert(0) += 1;
+    }
+    let inside = |time: Seconds| time >= mark.hold_start && time < mark.end;
+    let completed: Vec<&RequestOutcome> =
+        measured.requests.iter().filter(|r| r.is_ok() && r.last_token.is_some_and(inside)).collect();
+    let hold = mark.hold().0;
+    let gauge =
+        |source, series| gauges::summarize(measured.samples, source, series, mark.hold_start, mark.end);
+    let histogram = measured.gaps.get(&mark.index).filter(|histogram| !histogram.is_empty());
+    let itl = histogram.and_then(summarize_histogram);
+    let gap_figures = histogram.zip(itl).map(|(histogram, summary)| GapFigures {
+        summary,
+        at: Box::new(|percent| Seconds(histogram.value_at_percentile(percent) as f64 / 1e6)),
+    });
+    let over = |latency: fn(&RequestOutcome) -> Option<Seconds>| {
+        summarize(&sorted(ok.iter().filter_map(|r| latency(r))))
+    };
+    StepAnalysis {
+        mark,
+        attempts: attempts.len(),
+        succeeded: ok.len(),
+        failures,
+        offered: Rate(attempts.len() as f64 / hold),
+        achieved: Rate(completed.len() as f64 / hold),
+        output_tokens_per_second: completed
+            .iter()
+            .filter_map(|r| r.output_tokens)
+            .map(f64::from)
+            .sum::<f64>()
+            / hold,
+        in_flight: mean_in_flight(measured.requests, mark.hold_start, mark.end),
+        ttft: over(RequestOutcome::ttft),
+        tpot: over(RequestOutcome::tpot),
+        itl,
+        e2e: over(RequestOutcome::e2e),
+        ntpot: over(RequestOutcome::ntpot),
+        schedule_delay: summarize(&sorted(attempts.iter().filter_map(|r| r.schedule_delay()))),
+        goodput: goodput(&attempts, slos),
+        queue: gauge(Source::Server, Series::QueueSize),
+        batch: gauge(Source::Server, Series::BatchSize),
+        gpu: gauge(Source::Gpu, Series::GpuUtil),
+        checks: slos.iter().map(|slo| check(*slo, &attempts, gap_figures.as_ref(), slos)).collect(),
+        steady: steadiness(measured.requests, &mark, attempts.len()),
+    }
+}
+
+/// From when to when a request was at the server, as far as known.
+fn span(request: &RequestOutcome) -> Option<(f64, f64)> {
+    let sent = request.sent?.0;
+    // A request that never ended was there until the record ends.
+    let end = match (request.last_token, request.error) {
+        (Some(end), _) => end.0,
+        (None, Some(crate::measurement::FailureKind::Stopped)) => f64::INFINITY,
+        (None, _) => sent,
+    };
+    Some((sent, end))
+}
+
+/// Mean number of requests in flight between two times: the sum of their overlaps over the length.
+pub(super) fn mean_in_flight(requests: &[RequestOutcome], from: Seconds, to: Seconds) -> f64 {
+    let overlap = |(start, end): (f64, f64)| (end.min(to.0) - start.max(from.0)).max(0.0);
+    requests.iter().filter_map(span).map(overlap).sum::<f64>() / (to - from).0
+}
+
+fn in_flight_at(requests: &[RequestOutcome], time: Seconds) -> f64 {
+    requests.iter().filter_map(span).filter(|(start, end)| *start <= time.0 && time.0 < *end).count() as f64
+}
+
+/// In-flight requests must not have grown by more than chance: three standard deviations of a
+/// difference of two Poisson counts, and 5 % of what was offered.
+fn steadiness(requests: &[RequestOutcome], mark: &StepMark, attempts: usize) -> Steadiness {
+    if attempts < LEAST_FOR_STEADINESS {
+        return Steadiness::Unknown;
+    }
+    let (before, after) = (in_flight_at(requests, mark.hold_start), in_flight_at(requests, mark.end));
+    let by = after - before;
+    let chance = 3.0 * (before + after).max(1.0).sqrt();
+    if by > chance && by > 0.05 * attempts as f64 { Steadiness::Growing { by } } else { Steadiness::Steady }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::{FailureKind, Load};
+    use crate::units::Replicas;
+
+    fn request(id: u64, scheduled: f64, latency: f64) -> RequestOutcome {
+        RequestOutcome {
+            id,
+            step: 0,
+            phase: if scheduled < 2.0 { Phase::WarmUp } else { Phase::Hold },
+            scheduled: Seconds(scheduled),
+            sent: Some(Seconds(scheduled)),
+            first_token: Some(Seconds(scheduled + latency / 2.0)),
+            last_token: Some(Seconds(scheduled + latency)),
+            input_tokens: Some(10),
+            output_tokens: Some(10),
+            chunks: 10,
+            status: Some(200),
+            error: None,
+            replica: None,
+        }
+    }
+
+    fn mark() -> StepMark {
+        let load = Load::Rate(Rate(2.0));
+        StepMark { index: 0, load, start: Seconds(0.0), hold_start: Seconds(2.0), end: Seconds(12.0) }
+    }
+
+    fn analyze(requests: &[RequestOutcome]) -> StepAnalysis {
+        let gaps = BTreeMap::new();
+        let measured = Measured { requests, samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
+        analyze_step(mark(), &measured, &["ttft:p95:2s".parse().unwrap()])
+    }
+
+    #[test]
+    fn rates_count_what_lies_in_the_measured_part() {
+        let requests: Vec<_> = (0..24).map(|i| request(i, i as f64 * 0.5, 1.0)).collect();
+        let step = analyze(&requests);
+        assert_eq!((step.attempts, step.offered, step.achieved), (20, Rate(2.0), Rate(2.0)));
+        assert!((step.in_flight - 2.0).abs() < 1e-9, "Little: 2/s x 1 s, not {}", step.in_flight);
+        assert_eq!(step.steady, Steadiness::Steady);
+        assert_eq!(step.output_tokens_per_second, 20.0);
+        assert!(step.holds());
+    }
+
+    #[test]
+    fn a_server_that_falls_behind_is_growing() {
+        let requests: Vec<_> = (0..48).map(|i| request(i, i as f64 * 0.25, 1.0 + i as f64)).collect();
+        assert!(matches!(analyze(&requests).steady, Steadiness::Growing { by } if by > 10.0));
+    }
+
+    #[test]
+    fn failures_are_counted_by_kind_and_not_among_latencies() {
+        let mut requests: Vec<_> = (4..24).map(|i| request(i, i as f64 * 0.5, 1.0)).collect();
+        requests[3].error = Some(FailureKind::Overloaded);
+        requests[4].error = Some(FailureKind::Truncated);
+        let step = analyze(&requests);
+        assert_eq!((step.attempts, step.succeeded), (20, 18));
+        assert_eq!(
+            step.failures,
+            BTreeMap::from([(FailureKind::Overloaded, 1), (FailureKind::Truncated, 1)])
+        );
+        assert_eq!(step.ttft.unwrap().n, 18);
+        assert!(!step.holds(), "one in ten failed, so the 95th percentile is infinite");
+    }
+
+    #[test]
+    fn a_step_cut_before_its_half_is_not_judged() {
+        let load = Load::Rate(Rate(1.0));
+        let started = |index: u32, start: f64| Event::StepStarted {
+            time: Seconds(start),
+            index,
+            load,
+            hold_start: Seconds(start + 2.0),
+            planned_end: Seconds(start + 12.0),
+        };
+        let events = [started(0, 0.0), Event::StepEnded { step: mark() }, started(1, 12.0)];
+        let seen_until = |time: f64| driven(&events, &[request(0, time, 1.0)]).len();
+        assert_eq!((seen_until(13.0), seen_until(18.0), seen_until(20.0)), (1, 1, 2));
+    }
+}

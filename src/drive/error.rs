@@ -1,0 +1,45 @@
+//! Why no load can be sent.
+
+/// An error before or beside the single requests, whose failures are outcomes and not errors.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The address is none.
+    #[error("'{url}' is not an address that requests can be sent to: {reason}")]
+    Address {
+        /// What was given.
+        url: String,
+        /// Why it is none.
+        reason: String,
+    },
+    /// Nothing answers.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// What was tried.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// Something answers, but not as TGI does.
+    #[error("{url} does not answer as a TGI server does: {reason}")]
+    NotTgi {
+        /// What was asked.
+        url: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// The server refuses a single request without load.
+    #[error("{url} refused a first request of {input_tokens} prompt and {output_tokens} output tokens: {reason}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// Prompt tokens wanted.
+        input_tokens: u32,
+        /// Output tokens wanted.
+        output_tokens: u32,
+        /// What it said.
+        reason: String,
+    },
+    /// The worker pool could not be started.
+    #[error("cannot start the load engine's workers: {0}")]
+    Pool(String),
+}

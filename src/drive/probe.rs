@@ -1,0 +1,104 @@
+//! A few requests before the load: is this TGI, does it answer, how does it count tokens, how long
+//! does one request take alone?
+
+use super::request::{Answer, Target, root_cause};
+use super::{DriveError, PromptMaker};
+use crate::measurement::RunClock;
+use crate::plan::RequestSize;
+use crate::units::Seconds;
+use std::time::Duration;
+
+/// Longest wait for `/info`.
+const INFO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Words of the two prompts that the token ratio is learned from.
+const SHORT_WORDS: u32 = 8;
+const LONG_WORDS: u32 = 64;
+
+/// What is known of a server before load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// The body of `/info`.
+    pub info: serde_json::Value,
+    /// End-to-end latency of one request of the wanted size, alone.
+    pub single_latency: Seconds,
+    /// How prompts are made for this server.
+    pub prompts: PromptMaker,
+    /// What the reader should know.
+    pub remarks: Vec<String>,
+}
+
+/// Asks `/info`, then sends three single requests, the last of them of size `typical`.
+///
+/// # Errors
+/// A server that is not there, that is not TGI, or that refuses a single request.
+pub async fn probe(target: &Target, clock: RunClock, seed: u64, typical: RequestSize) -> Result<Probe, DriveError> {
+    let info = info(target).await?;
+    let mut remarks = Vec::new();
+    let raw = PromptMaker::uncalibrated(seed);
+    let mut counts = Vec::new();
+    for (id, words) in [SHORT_WORDS, LONG_WORDS].into_iter().enumerate() {
+        let size = RequestSize { input: words, output: 1 };
+        let answer = single(target, clock, &raw, PROBE_IDS + id as u64, size).await?;
+        counts.push((words, answer.input_tokens));
+    }
+    let calibrated = match counts[..] {
+        [(short, Some(a)), (long, Some(b))] => PromptMaker::calibrated(seed, (short, a), (long, b)),
+        _ => None,
+    };
+    if calibrated.is_none() {
+        let remark = "the server does not say how many tokens a prompt has: one token a word is assumed, \
+                      so prompts may be longer or shorter than asked for";
+        remarks.push(remark.to_owned());
+    }
+    let prompts = calibrated.unwrap_or(raw);
+    let before = clock.now();
+    let answer = single(target, clock, &prompts, PROBE_IDS + 2, typical).await?;
+    if answer.output_tokens.is_none() {
+        remarks.push("the server does not say how many tokens it generated: TPOT is not known".to_owned());
+    }
+    Ok(Probe { info, single_latency: clock.now() - before, prompts, remarks })
+}
+
+/// Ids of probes, far from those of a run, so that their prompts are others.
+const PROBE_IDS: u64 = 1 << 60;
+
+async fn single(
+    target: &Target,
+    clock: RunClock,
+    prompts: &PromptMaker,
+    id: u64,
+    size: RequestSize,
+) -> Result<Answer, DriveError> {
+    let answer = target.ask(clock, prompts, id, size, std::future::pending()).await;
+    match &answer.failure {
+        None => Ok(answer),
+        Some(failure) => Err(DriveError::Refused {
+            url: target.generate_url().to_string(),
+            input_tokens: size.input,
+            output_tokens: size.output,
+            reason: match answer.status {
+                Some(status) if status != 200 => format!("HTTP {status}, {}", failure.message),
+                _ => failure.message.clone(),
+            },
+        }),
+    }
+}
+
+async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
+    let url = target.url("info");
+    let response = target.client().get(url.clone()).timeout(INFO_TIMEOUT).send().await;
+    let unreachable = |error: &reqwest::Error| DriveError::Unreachable { url: url.to_string(), reason: root_cause(error) };
+    let not_tgi = |reason: String| DriveError::NotTgi { url: url.to_string(), reason };
+    let response = response.map_err(|error| unreachable(&error))?;
+    let status = response.status();
+    let body = response.bytes().await.map_err(|error| unreachable(&error))?;
+    if !status.is_success() {
+        return Err(not_tgi(format!("HTTP {status}")));
+    }
+    let info: serde_json::Value =
+        serde_json::from_slice(&body).map_err(|_| not_tgi("the answer is not JSON".to_owned()))?;
+    if info.get("model_id").and_then(serde_json::Value::as_str).is_none() {
+        return Err(not_tgi("the answer has no model_id".to_owned()));
+    }
+    Ok(info)
+}
