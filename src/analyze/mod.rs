@@ -36,7 +36,7 @@ pub struct Measured<'a> {
 
 /// Analyzes a whole run.
 pub fn analyze(measured: &Measured, slos: &[Slo]) -> Analysis {
-    let steps: Vec<StepAnalysis> = steps::driven(measured.events, measured.requests)
+    let steps: Vec<StepAnalysis> = steps::driven(measured.events)
         .into_iter()
         .map(|mark| steps::analyze_step(mark, measured, slos))
         .collect();
@@ -57,6 +57,6 @@ pub fn analyze(measured: &Measured, slos: &[Slo]) -> Analysis {
 
 /// Analyzes the last step that was driven, for an adaptive search. `None` before the first.
 pub fn analyze_last_step(measured: &Measured, slos: &[Slo]) -> Option<StepAnalysis> {
-    let mark = steps::driven(measured.events, measured.requests).pop()?;
+    let mark = steps::driven(measured.events).pop()?;
     Some(steps::analyze_step(mark, measured, slos))
 }

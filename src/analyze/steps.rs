@@ -7,35 +7,24 @@ use crate::measurement::{Event, Phase, RequestOutcome, Series, Source, StepMark}
 use crate::units::{Rate, Seconds, Slo};
 use std::collections::BTreeMap;
 
-/// A step that was cut before half of its measured part was driven is not judged.
-const LEAST_DRIVEN: f64 = 0.5;
 /// Below this many requests nothing is said about a steady state.
 const LEAST_FOR_STEADINESS: usize = 10;
 
-/// The steps that were driven far enough to be judged, in order.
-pub(super) fn driven(events: &[Event], requests: &[RequestOutcome]) -> Vec<StepMark> {
-    let ended: BTreeMap<u32, StepMark> = events
+/// The steps that were driven to their planned end, in order. A step that was cut short is not
+/// judged: what cut it may have spoiled it.
+pub(super) fn driven(events: &[Event]) -> Vec<StepMark> {
+    let planned: BTreeMap<u32, Seconds> = events
         .iter()
         .filter_map(|event| match event {
-            Event::StepEnded { step } => Some((step.index, *step)),
+            Event::StepStarted { index, planned_end, .. } => Some((*index, *planned_end)),
             _ => None,
         })
         .collect();
-    // Where the record breaks off inside a step, the step ends with the last thing recorded.
-    let last_seen = requests.iter().map(|r| r.scheduled).fold(Seconds::ZERO, Seconds::max);
-    let started = events.iter().filter_map(|event| match *event {
-        Event::StepStarted { time, index, load, hold_start, planned_end } => {
-            let broken_off =
-                StepMark { index, load, start: time, hold_start, end: last_seen.min(planned_end) };
-            Some((ended.get(&index).copied().unwrap_or(broken_off), planned_end))
-        }
+    let ended = events.iter().filter_map(|event| match event {
+        Event::StepEnded { step } => Some(*step),
         _ => None,
     });
-    let far_enough = |(mark, planned_end): &(StepMark, Seconds)| {
-        let planned = *planned_end - mark.hold_start;
-        mark.hold().0 > 0.0 && mark.hold().0 >= planned.0 * LEAST_DRIVEN
-    };
-    started.filter(far_enough).map(|(mark, _)| mark).collect()
+    ended.filter(|step| step.hold().0 > 0.0 && planned.get(&step.index).is_none_or(|end| step.end >= *end)).collect()
 }
 
 /// Analyzes the measured part of a step.
@@ -193,17 +182,17 @@ mod tests {
     }
 
     #[test]
-    fn a_step_cut_before_its_half_is_not_judged() {
-        let load = Load::Rate(Rate(1.0));
+    fn a_step_that_was_cut_short_is_not_judged() {
         let started = |index: u32, start: f64| Event::StepStarted {
             time: Seconds(start),
             index,
-            load,
+            load: mark().load,
             hold_start: Seconds(start + 2.0),
             planned_end: Seconds(start + 12.0),
         };
+        let cut = StepMark { index: 1, end: Seconds(20.0), start: Seconds(12.0), hold_start: Seconds(14.0), ..mark() };
         let events = [started(0, 0.0), Event::StepEnded { step: mark() }, started(1, 12.0)];
-        let seen_until = |time: f64| driven(&events, &[request(0, time, 1.0)]).len();
-        assert_eq!((seen_until(13.0), seen_until(18.0), seen_until(20.0)), (1, 1, 2));
+        assert_eq!(driven(&events), [mark()]);
+        assert_eq!(driven(&[&events[..], &[Event::StepEnded { step: cut }]].concat()), [mark()]);
     }
 }

@@ -6,6 +6,7 @@
 //! the work sees, comes first, and the switch only ends users that are already idle.
 
 use super::DriveError;
+use goose::client::GooseClientBuilder;
 use goose::config::GooseConfiguration;
 use goose::prelude::*;
 use std::future::Future;
@@ -53,18 +54,16 @@ impl Pool {
 }
 
 fn prepare(workers: usize, host: &str, work: Work) -> Result<GooseAttack, GooseError> {
-    let configuration = GooseConfiguration {
-        host: Some(host.to_owned()),
-        users: Some(workers),
-        increase_rate: Some("100000".to_owned()),
-        quiet: 2,
-        no_telnet: true,
-        no_metrics: true,
-        no_print_metrics: true,
-        no_error_summary: true,
-        no_gzip: true,
-        ..GooseConfiguration::default()
-    };
+    let mut configuration = GooseConfiguration::default();
+    configuration.host = Some(host.to_owned());
+    configuration.users = Some(workers);
+    configuration.increase_rate = Some("100000".to_owned());
+    configuration.quiet = 2;
+    configuration.no_telnet = true;
+    configuration.no_metrics = true;
+    configuration.no_print_metrics = true;
+    configuration.no_error_summary = true;
+    configuration.no_gzip = true;
     let function: TransactionFunction = Arc::new(move |_user: &mut GooseUser| {
         let work = Arc::clone(&work);
         Box::pin(async move {

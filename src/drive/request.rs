@@ -79,6 +79,7 @@ impl Target {
         match self.api {
             Api::Generate => StreamFormat::Generate,
             Api::Chat => StreamFormat::Chat,
+            Api::Completions => StreamFormat::Completions,
         }
     }
 
@@ -87,6 +88,7 @@ impl Target {
         self.url(match self.api {
             Api::Generate => "generate_stream",
             Api::Chat => "v1/chat/completions",
+            Api::Completions => "v1/completions",
         })
     }
 
@@ -99,6 +101,13 @@ impl Target {
             Api::Chat => json!({
                 "model": "tgi",
                 "messages": [{ "role": "user", "content": prompt }],
+                "max_tokens": declared,
+                "stream": true,
+                "stream_options": { "include_usage": true },
+            }),
+            Api::Completions => json!({
+                "model": "tgi",
+                "prompt": prompt,
                 "max_tokens": declared,
                 "stream": true,
                 "stream_options": { "include_usage": true },
@@ -243,10 +252,6 @@ fn transport_failure(error: &reqwest::Error) -> Failure {
 }
 
 /// The innermost reason of an error: "connection refused" rather than "error sending request".
-pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
 }

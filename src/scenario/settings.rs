@@ -14,6 +14,8 @@ pub enum Api {
     Generate,
     /// OpenAI's `/v1/chat/completions`.
     Chat,
+    /// OpenAI's `/v1/completions`.
+    Completions,
 }
 
 /// How arrivals of an open loop are spread in time.

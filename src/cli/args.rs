@@ -1,0 +1,140 @@
+//! The command line.
+
+use crate::scenario::Settings;
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use std::path::PathBuf;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Finds the metric value at which an LLM server must scale, and writes the tuned Kubernetes HPA.
+#[derive(Debug, Parser)]
+#[command(name = "calibrate", version, styles = STYLES, propagate_version = true, after_help = "\
+Exit codes:
+  0    done
+  1    failed: target unreachable, server died, disk full
+  2    bad usage or input
+  4    the measurement is invalid or gives no answer: nothing is recommended
+  130  interrupted; what was measured is analyzed and kept")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// One machine-readable JSON document on stdout and nothing else there
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// Only warnings and results
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+    /// More about what is being done (-vv for every failed request)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+    /// Colours on the terminal
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    pub color: ColorChoice,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ramp load against a server, find what its SLO allows, and write the HPA targets
+    Run(Box<RunArgs>),
+    /// Derive and render everything again from a recorded run
+    Report(ReportArgs),
+    /// Serve the simulated TGI server on a port, for any client
+    Sim(SimArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate run --ramp
+      The whole thing in about two minutes against the embedded simulated server
+  calibrate run --ramp --target http://localhost:8080 --slo ttft:p95:2s --slo tpot:p95:80ms
+      A real server, with an adaptive search for its limit
+  calibrate run --ramp=rate:1..20:10x30s --target http://localhost:8080 --slo ttft:p95:2s
+      Ten steps of 30 seconds from 1 to 20 requests per second
+  calibrate run --scenario scenarios/gke-tgi-gemma.yaml --target http://10.0.0.7:8000
+      Everything from a file, the address from a flag")]
+pub struct RunArgs {
+    /// Scenario file; flags win over it
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub scenario: Option<PathBuf>,
+    /// The flags that are also fields of the scenario file.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate report reports/20261124T101500Z-demo
+      Also for a run that was cut off: what was measured is analyzed")]
+pub struct ReportArgs {
+    /// Directory of the run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+}
+
+/// Arguments of `sim`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate sim --list
+      What can be imitated
+  calibrate sim --preset gemma-2b-l4-like --port 8080
+  curl localhost:8080/generate_stream -H 'content-type: application/json' \\
+      -d '{\"inputs\":\"Hello\",\"parameters\":{\"max_new_tokens\":8}}'")]
+pub struct SimArgs {
+    /// What to imitate
+    #[arg(long, value_name = "PRESET", default_value = "demo")]
+    pub preset: String,
+    /// Port to listen on, on the loopback address; 0 picks a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// List the presets and stop
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_flag_a_help_text() {
+        for command in Cli::command().get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Examples:"), "{} has no examples", command.get_name());
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{} {} has no help", command.get_name(), argument.get_id());
+                assert!(!help.ends_with('.'), "{} {}: no trailing period", command.get_name(), argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn ramp_alone_is_the_adaptive_search() {
+        let parse = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(run) => run.settings.ramp.map(|ramp| ramp.to_string()),
+            _ => None,
+        };
+        assert_eq!(parse(&["calibrate", "run", "--ramp"]).as_deref(), Some("adaptive"));
+        assert_eq!(parse(&["calibrate", "run", "--ramp=rate:1,2x5s"]).as_deref(), Some("rate:1,2x5s"));
+        assert_eq!(parse(&["calibrate", "run"]), None);
+        assert!(Cli::try_parse_from(["calibrate", "run", "--ramp", "rate:1,2x5s"]).is_err(), "= is required");
+    }
+}

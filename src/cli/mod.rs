@@ -1,0 +1,11 @@
+//! Arguments, console and exit codes: the edge between a person and the library.
+//!
+//! Invariants: results go to stdout, everything else to stderr; with `--json` stdout carries one
+//! document and nothing else; only this room and `commands` print.
+
+mod args;
+pub mod console;
+mod exit_code;
+
+pub use args::{Cli, Command, ReportArgs, RunArgs, SimArgs};
+pub use exit_code::{Exit, Failure, OrExit};

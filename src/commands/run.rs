@@ -1,0 +1,208 @@
+//! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
+
+mod live;
+mod safety;
+mod setup;
+mod signals;
+
+use super::derive;
+use crate::cli::console::{Console, Progress};
+use crate::cli::{Exit, Failure, OrExit, RunArgs};
+use crate::drive::{Engine, StepDriven, StopLevel};
+use crate::measurement::{Event, Load};
+use crate::plan::{Next, Plan, RequestSize, Step, StepResult, arrival_times, stream};
+use crate::record::RunState;
+use crate::scenario::Scenario;
+use crate::units::Seconds;
+use live::Live;
+use setup::Setup;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long requests in flight may take to end after the last step, or after the user's Ctrl-C.
+const GRACE: Seconds = Seconds(30.0);
+const GRACE_INTERRUPTED: Seconds = Seconds(10.0);
+/// How often the live view is brought up to date.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// Runs a calibration.
+pub(super) fn run(arguments: RunArgs, console: &Console) -> Result<Exit, Failure> {
+    let scenario = setup::scenario(arguments)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
+    let (stop, stop_changes) = watch::channel(StopLevel::Run);
+    let stop = Arc::new(stop);
+    signals::listen(Arc::clone(&stop))?;
+    let outcome = runtime.block_on(measure(scenario, console, Arc::clone(&stop), stop_changes));
+    // A stream that still hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let (directory, ended) = outcome?;
+    let derived = derive::derive(&directory).or_exit(Exit::Failed)?;
+    derived.show(&directory, console);
+    Ok(match ended {
+        Ended::Interrupted => Exit::Interrupted,
+        Ended::Failed(reason) => {
+            console.warn(&format!("the run was cut off: {reason}"));
+            Exit::Failed
+        }
+        Ended::Complete => derived.exit(),
+    })
+}
+
+/// How the load came to its end.
+enum Ended {
+    Complete,
+    Interrupted,
+    Failed(String),
+}
+
+async fn measure(
+    scenario: Scenario,
+    console: &Console,
+    stop: Arc<watch::Sender<StopLevel>>,
+    stop_changes: watch::Receiver<StopLevel>,
+) -> Result<(std::path::PathBuf, Ended), Failure> {
+    let setup = Setup::prepare(&scenario, console, stop_changes.clone()).await?;
+    let plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.probe.single_latency);
+    let mut driver = Driver {
+        sizes: setup.sizes.clone(),
+        arrivals: stream(scenario.seed, "arrivals"),
+        deadline: scenario.max_duration.map(|most| setup.clock.now() + most),
+        progress: console.progress(),
+        plan,
+        scenario: &scenario,
+        setup: &setup,
+        stop: &stop,
+    };
+    let ended = driver.drive_all().await;
+    driver.progress.finish();
+    let Setup { directory, engine, observer, recorder, live, .. } = setup;
+    stop.send_replace(StopLevel::Abort);
+    let stopped = engine.shutdown().await;
+    drop(observer);
+    let (state, reason) = match &ended {
+        Ended::Complete => (RunState::Complete, None),
+        Ended::Interrupted => (RunState::Interrupted, Some("interrupted by the user".to_owned())),
+        Ended::Failed(reason) => (RunState::Interrupted, Some(reason.clone())),
+    };
+    live.close();
+    recorder.finish(state, reason).or_exit(Exit::Failed)?;
+    stopped.or_exit(Exit::Failed)?;
+    Ok((directory, ended))
+}
+
+/// Drives the steps of the plan one after the other.
+struct Driver<'a> {
+    scenario: &'a Scenario,
+    setup: &'a Setup,
+    stop: &'a watch::Sender<StopLevel>,
+    plan: Plan,
+    sizes: crate::plan::SizeSampler,
+    arrivals: rand_chacha::ChaCha8Rng,
+    deadline: Option<Seconds>,
+    progress: Progress,
+}
+
+impl Driver<'_> {
+    async fn drive_all(&mut self) -> Ended {
+        let live = Arc::clone(&self.setup.live);
+        let mut last = None;
+        loop {
+            let step = match self.plan.next(last) {
+                Next::Done(reason) => {
+                    self.decide(reason);
+                    break;
+                }
+                Next::Step(step, reason) => {
+                    if let Some(reason) = reason {
+                        self.decide(reason);
+                    }
+                    step
+                }
+            };
+            if self.deadline.is_some_and(|deadline| self.setup.clock.now() + step.length > deadline) {
+                self.decide("--max-duration leaves no time for another step".to_owned());
+                break;
+            }
+            let driven = self.drive_step(step).await;
+            if driven.cut_short || live.fault().is_some() {
+                break;
+            }
+            if self.plan.needs_results() {
+                self.watch(&step, self.setup.engine.drain(self.setup.clock.now() + GRACE)).await;
+                last = self.result(step);
+            }
+        }
+        self.setup.engine.close_loop();
+        let interrupted = *self.stop.borrow() != StopLevel::Run;
+        let grace = if interrupted { GRACE_INTERRUPTED } else { GRACE };
+        self.setup.engine.drain(self.setup.clock.now() + grace).await;
+        match live.fault() {
+            Some(fault) => Ended::Failed(fault),
+            None if interrupted => Ended::Interrupted,
+            None => Ended::Complete,
+        }
+    }
+
+    async fn drive_step(&mut self, step: Step) -> StepDriven {
+        let arrivals: Vec<(Seconds, RequestSize)> = match step.load {
+            Load::Rate(rate) => {
+                let times = arrival_times(rate, step.length, self.scenario.arrivals, &mut self.arrivals);
+                times.into_iter().map(|time| (time, self.sizes.sample())).collect()
+            }
+            Load::Concurrency(_) => Vec::new(),
+        };
+        self.watch(&step, self.setup.engine.drive(step, arrivals)).await
+    }
+
+    /// Waits for `work` with the live view going on, and stops the load once nothing answers any more.
+    async fn watch<T>(&mut self, step: &Step, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(REFRESH);
+        let started = self.setup.clock.now();
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => {
+                    let now = self.setup.clock.now();
+                    let recorder_failed = self.setup.recorder.failed();
+                    if let Some(problem) = recorder_failed {
+                        self.setup.live.set_fault(format!("the record cannot be written: {problem}"));
+                    }
+                    if self.setup.live.fault().is_some() {
+                        self.stop.send_replace(StopLevel::Abort);
+                    }
+                    let view = self.setup.live.view(step, now, self.setup.engine.in_flight());
+                    let done = (now - started).0 / step.length.0;
+                    let (prefix, done) = self.position(step, done, now);
+                    self.progress.update(&prefix, done, &view);
+                }
+            }
+        }
+    }
+
+    /// Where in the plan a step is: "step 2/7", share done.
+    fn position(&self, step: &Step, done: f64, now: Seconds) -> (String, f64) {
+        let number = step.index + 1;
+        match (self.plan.planned_steps(), self.plan.planned_length()) {
+            (Some(steps), Some(length)) => {
+                let done = (f64::from(step.index) + done.min(1.0)) / steps as f64;
+                let left = (length * (1.0 - done)).max(Seconds::ZERO);
+                (format!("step {number}/{steps} ETA {left:>6}"), done)
+            }
+            _ => (format!("step {number} at {:>6}", now.to_string()), done),
+        }
+    }
+
+    fn decide(&mut self, reason: String) {
+        self.progress.note(&format!("  {reason}"));
+        let time = self.setup.clock.now();
+        self.setup.live.record_event(Event::Decision { time, reason });
+    }
+
+    fn result(&self, step: Step) -> Option<StepResult> {
+        let Load::Rate(rate) = step.load else { return None };
+        let analysis = self.setup.live.judge_last_step(&self.scenario.slos)?;
+        Some(StepResult { rate, holds: analysis.holds() })
+    }
+}

@@ -1,0 +1,144 @@
+//! What a run knows while it goes on: everything measured so far, for the live view, for the
+//! adaptive search, and to notice that the server is gone. Passes everything on to the record.
+
+use crate::analyze::{Measured, StepAnalysis, analyze_last_step};
+use crate::measurement::{Event, FailureKind, RequestOutcome, Sample, Series, StepIndex};
+use crate::plan::Step;
+use crate::record::RecordHandle;
+use crate::units::{Replicas, Seconds, Slo};
+use crate::{drive, observe};
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// This many failures in a row of a server that is not there end the run.
+const GONE_AFTER: u32 = 20;
+
+/// The state of a run.
+pub(super) struct Live {
+    record: Mutex<Option<RecordHandle>>,
+    replicas: Replicas,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<RequestOutcome>,
+    samples: Vec<Sample>,
+    events: Vec<Event>,
+    gaps: BTreeMap<StepIndex, Histogram<u64>>,
+    lost_in_a_row: u32,
+    fault: Option<String>,
+}
+
+impl Live {
+    pub(super) fn new(record: RecordHandle, replicas: Replicas) -> Live {
+        Live { record: Mutex::new(Some(record)), replicas, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, pass: impl FnOnce(&RecordHandle)) {
+        if let Some(record) = self.record.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            pass(record);
+        }
+    }
+
+    /// Lets go of the record, so that it can be finished.
+    pub(super) fn close(&self) {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Why the run cannot go on, if it cannot.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.state().fault.clone()
+    }
+
+    pub(super) fn set_fault(&self, fault: String) {
+        self.state().fault.get_or_insert(fault);
+    }
+
+    pub(super) fn record_event(&self, event: Event) {
+        self.record(|record| record.event(event.clone()));
+        self.state().events.push(event);
+    }
+
+    /// The verdict on the step that was driven last.
+    pub(super) fn judge_last_step(&self, slos: &[Slo]) -> Option<StepAnalysis> {
+        let state = self.state();
+        let measured = Measured {
+            requests: &state.requests,
+            samples: &state.samples,
+            events: &state.events,
+            gaps: &state.gaps,
+            replicas: self.replicas,
+        };
+        analyze_last_step(&measured, slos)
+    }
+
+    /// One line on what is going on.
+    pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: u64) -> String {
+        let state = self.state();
+        let recent = state.requests.iter().rev().take_while(|r| r.scheduled.0 > now.0 - 60.0);
+        let mut ttft: Vec<f64> =
+            recent.filter(|r| r.step == step.index && r.is_ok()).filter_map(|r| Some(r.ttft()?.0)).collect();
+        ttft.sort_by(f64::total_cmp);
+        let p95 = ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1)).map(|s| Seconds(*s).to_string());
+        let failed = state.requests.iter().rev().take_while(|r| r.step == step.index).filter(|r| !r.is_ok()).count();
+        let last = |series| state.samples.iter().rev().take(8).find_map(|sample| sample.get(series));
+        let shown = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}"));
+        let failures = if failed > 0 { format!("  failed {failed}") } else { String::new() };
+        format!(
+            "{}  in flight {in_flight}  TTFT p95 {}  queue {}  batch {}  GPU {} %{failures}",
+            step.load,
+            p95.as_deref().unwrap_or("-"),
+            shown(last(Series::QueueSize)),
+            shown(last(Series::BatchSize)),
+            shown(last(Series::GpuUtil)),
+        )
+    }
+}
+
+impl drive::Sink for Live {
+    fn request(&self, outcome: RequestOutcome, gaps_us: Vec<u32>) {
+        let mut state = self.state();
+        let lost = matches!(outcome.error, Some(FailureKind::Connect | FailureKind::Truncated));
+        state.lost_in_a_row = if lost { state.lost_in_a_row + 1 } else { 0 };
+        if state.lost_in_a_row == GONE_AFTER {
+            let fault = format!("the server is gone: {GONE_AFTER} requests in a row lost their connection or got none");
+            state.fault.get_or_insert(fault);
+        }
+        if outcome.phase == crate::measurement::Phase::Hold && !gaps_us.is_empty() {
+            if let std::collections::btree_map::Entry::Vacant(slot) = state.gaps.entry(outcome.step)
+                && let Ok(histogram) = Histogram::new(3)
+            {
+                slot.insert(histogram);
+            }
+            if let Some(histogram) = state.gaps.get_mut(&outcome.step) {
+                for gap in &gaps_us {
+                    histogram.saturating_record(u64::from(*gap));
+                }
+            }
+        }
+        state.requests.push(outcome.clone());
+        drop(state);
+        self.record(|record| record.request(outcome, gaps_us));
+    }
+
+    fn event(&self, event: Event) {
+        self.record_event(event);
+    }
+}
+
+impl observe::Sink for Live {
+    fn sample(&self, sample: Sample) {
+        self.record(|record| record.sample(sample.clone()));
+        self.state().samples.push(sample);
+    }
+
+    fn event(&self, event: Event) {
+        self.record_event(event);
+    }
+}

@@ -1,0 +1,151 @@
+//! A whole answer, from its first byte to its end.
+
+use super::event::{self, EndPart, Meaning};
+use super::sse::{EVENT_MOST, Framer};
+use crate::measurement::FailureKind;
+
+/// Which shape the events of a stream have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamFormat {
+    /// TGI's `/generate_stream`.
+    Generate,
+    /// OpenAI's `/v1/chat/completions`.
+    Chat,
+    /// OpenAI's `/v1/completions`.
+    Completions,
+}
+
+/// An event that carried at least one token. An event of `/generate_stream` carries exactly one; how
+/// many a chunk of an OpenAI stream carries, the server does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenEvent;
+
+/// A stream that came to its proper end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Output tokens by the server's count, where it gives one.
+    pub output_tokens: Option<u32>,
+    /// Prompt tokens by the server's count, where it gives one.
+    pub input_tokens: Option<u32>,
+    /// Why generation ended: `length`, `stop`, `eos_token`.
+    pub finish_reason: Option<String>,
+}
+
+/// An answer that is no success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: FailureKind,
+    /// What the server said, or what was wrong.
+    pub message: String,
+}
+
+/// Decodes one stream.
+#[derive(Debug)]
+pub struct StreamDecoder {
+    format: StreamFormat,
+    framer: Framer,
+    saw_event: bool,
+    ended: bool,
+    finished: Finished,
+    failure: Option<Failure>,
+}
+
+impl StreamDecoder {
+    /// A decoder for a stream that has not begun.
+    pub fn new(format: StreamFormat) -> Self {
+        let framer = Framer::default();
+        StreamDecoder { format, framer, saw_event: false, ended: false, finished: Finished::default(), failure: None }
+    }
+
+    /// Feeds bytes of the body and calls `on_token` for each event with a token that they complete.
+    pub fn feed(&mut self, bytes: &[u8], mut on_token: impl FnMut(TokenEvent)) {
+        let (format, ended, finished, failure) =
+            (self.format, &mut self.ended, &mut self.finished, &mut self.failure);
+        let saw_event = &mut self.saw_event;
+        self.framer.feed(bytes, |data| {
+            *saw_event = true;
+            match event::read(format, data) {
+                Meaning::Token => on_token(TokenEvent),
+                Meaning::Nothing | Meaning::Done => {}
+                Meaning::End(part) => {
+                    if part.has_token {
+                        on_token(TokenEvent);
+                    }
+                    *ended |= part.is_last;
+                    finished.add(part);
+                }
+                Meaning::Error(kind, message) => {
+                    failure.get_or_insert(Failure { kind, message });
+                }
+                Meaning::Malformed(message) => {
+                    failure.get_or_insert(Failure { kind: FailureKind::Malformed, message });
+                }
+            }
+        });
+    }
+
+    /// Whether any event has come; comments that keep the connection alive are none.
+    pub fn saw_event(&self) -> bool {
+        self.saw_event
+    }
+
+    /// What the stream was, now that its body is over.
+    ///
+    /// # Errors
+    /// The error that the server sent in it, or that it ended before its last event.
+    pub fn finish(self) -> Result<Finished, Failure> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.framer.is_too_large() {
+            let message = format!("an event is larger than {} MiB", EVENT_MOST / (1024 * 1024));
+            return Err(Failure { kind: FailureKind::Malformed, message });
+        }
+        // TGI 2.0 marks no chunk of a completions stream as the last. Its body then ends properly
+        // all the same; one that breaks off is an error of the connection.
+        let unmarked = self.format == StreamFormat::Completions && self.saw_event;
+        if self.ended || unmarked {
+            return Ok(self.finished);
+        }
+        let message = "the stream ended before its last event".to_owned();
+        Err(Failure { kind: FailureKind::Truncated, message })
+    }
+}
+
+impl Finished {
+    fn add(&mut self, part: EndPart) {
+        self.input_tokens = part.input_tokens.or(self.input_tokens);
+        self.output_tokens = part.output_tokens.or(self.output_tokens);
+        if part.finish_reason.is_some() {
+            self.finish_reason = part.finish_reason;
+        }
+    }
+}
+
+/// The failure that an answer with another status than 200 is.
+pub fn classify_status(status: u16, body: &[u8]) -> Failure {
+    let said = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| {
+        let error = body.get("error")?;
+        match event::failure(error, body.get("error_type").and_then(serde_json::Value::as_str)) {
+            Meaning::Error(_, message) => Some(message),
+            _ => None,
+        }
+    });
+    let message = said.unwrap_or_else(|| {
+        let text = String::from_utf8_lossy(body);
+        let text: String = text.trim().chars().take(300).collect();
+        if text.is_empty() { "no explanation".to_owned() } else { text }
+    });
+    let kind = match status {
+        429 => FailureKind::Overloaded,
+        // TGI answers 424 when generation failed, and other servers 5xx.
+        424 | 500..=599 => FailureKind::ServerError,
+        400..=499 => FailureKind::ClientError,
+        _ => FailureKind::Malformed,
+    };
+    Failure { kind, message }
+}
+
+#[cfg(test)]
+mod tests;
