@@ -88,7 +88,7 @@ fn table() -> Vec<(&'static str, StreamFormat, usize, End)> {
         ("2.0.4/err_validation_stream.txt", Generate, 0, End::Fails(ClientError)),
         ("2.0.4/429_generate_stream.txt", Generate, 0, End::Fails(Overloaded)),
         ("2.0.4/chat_stream_usage.txt", Chat, 5, End::Ok(None, None, "length")),
-        ("2.0.4/chat_stream_eos.txt", Chat, 4, End::Ok(None, None, "eos_token")),
+        ("2.0.4/chat_stream_eos.txt", Chat, 3, End::Ok(None, None, "eos_token")),
         ("2.0.4/err_shard_midstream_chat.txt", Chat, 3, End::Fails(StreamError)),
         ("2.0.4/err_validation_chat_stream.txt", Chat, 0, End::Fails(ClientError)),
         ("2.0.4/completions_stream.txt", Completions, 5, End::Ok(None, None, "")),
