@@ -1,0 +1,409 @@
+//! The state machine: queue, running batch, the forward under way.
+
+use super::{Admission, ServerModel};
+use crate::units::Seconds;
+use std::collections::VecDeque;
+
+/// A request as the scheduler sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// Its name, unique among those in flight.
+    pub id: u64,
+    /// Prompt tokens.
+    pub input_tokens: u32,
+    /// `max_new_tokens`: what is reserved.
+    pub declared_output: u32,
+    /// Tokens that it really generates: at least 1, at most as declared.
+    pub output_tokens: u32,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many requests as allowed are in flight.
+    #[error("Model is overloaded")]
+    Overloaded,
+    /// It could never be admitted: it needs more KV tokens than there are.
+    #[error("the request needs more KV tokens than the server has")]
+    TooLarge,
+}
+
+/// One token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Emission {
+    /// When.
+    pub time: Seconds,
+    /// Of which job.
+    pub id: u64,
+    /// Its number, from 1.
+    pub index: u32,
+    /// Whether the job ends with it.
+    pub last: bool,
+}
+
+/// Kinds of forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// Prompts are read; each gives its first token.
+    Prefill,
+    /// Each running sequence gives a token.
+    Decode,
+}
+
+/// Why requests joined a running batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinReason {
+    /// They may at every step.
+    Chunking,
+    /// Enough of them waited.
+    Backpressure,
+    /// They had waited long enough.
+    WaitExceeded,
+}
+
+/// Something that a router's metrics count.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Observation {
+    /// A forward ended.
+    Forward {
+        /// Its kind.
+        kind: Forward,
+        /// Its length.
+        took: Seconds,
+    },
+    /// Requests left the queue. No reason: they began a new batch.
+    Joined {
+        /// How many.
+        requests: u32,
+        /// Why they joined a running batch.
+        reason: Option<JoinReason>,
+    },
+    /// A request ended.
+    Finished {
+        /// Which.
+        id: u64,
+        /// How long it had waited in the queue.
+        queued: Seconds,
+        /// How long it was served.
+        served: Seconds,
+    },
+    /// A request whose client was gone was taken out of the queue.
+    Dropped,
+}
+
+/// What an advance of the clock brought about. Reuse it to save allocations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Output {
+    /// Tokens in the order of their times.
+    pub emissions: Vec<Emission>,
+    /// What metrics count.
+    pub observations: Vec<Observation>,
+}
+
+/// The router's gauges as they stand. `None`: not written yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// `tgi_queue_size`: one more at each arrival; set to the true length after each attempt to form
+    /// a batch, so stale during a forward.
+    pub queue_size: Option<u32>,
+    /// `tgi_batch_current_size`: sequences that are decoded; joiners are not in it during their prefill.
+    pub batch_size: Option<u32>,
+    /// `tgi_batch_current_max_tokens`: KV tokens that those reserve.
+    pub batch_tokens: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    job: Job,
+    arrived: Seconds,
+    cancelled: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    id: u64,
+    emitted: u32,
+    output_tokens: u32,
+    reserved: u32,
+    arrived: Seconds,
+    batched: Seconds,
+    cancelled: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    kind: Forward,
+    /// Whether joiners came to a running batch, after which a decode follows at once.
+    joined: bool,
+    started: Seconds,
+    /// When its tokens come out; the router's own work before the next forward is not in it.
+    ends: Seconds,
+}
+
+/// A server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    model: ServerModel,
+    now: Seconds,
+    queue: VecDeque<Queued>,
+    running: Vec<Running>,
+    /// The last of `running`, as many, are being prefilled for the first time.
+    joining: usize,
+    reserved: u32,
+    forward: Option<UnderWay>,
+    /// Decode steps since the last join, counted as the router does, from 1.
+    waiting_tokens: u32,
+    live: usize,
+    gauges: Gauges,
+    busy: Seconds,
+}
+
+impl Server {
+    /// An idle server.
+    pub fn new(model: ServerModel) -> Server {
+        Server {
+            model,
+            now: Seconds::ZERO,
+            queue: VecDeque::new(),
+            running: Vec::new(),
+            joining: 0,
+            reserved: 0,
+            forward: None,
+            waiting_tokens: 0,
+            live: 0,
+            gauges: Gauges::default(),
+            busy: Seconds::ZERO,
+        }
+    }
+
+    /// Takes a job in at `now`, which must not lie before the last call's. An idle server starts on
+    /// it at once. Forwards that ended before `now` must have been taken by [`Server::advance`].
+    pub fn submit(&mut self, now: Seconds, job: Job, out: &mut Output) -> Result<(), Refused> {
+        self.now = self.now.max(now);
+        if self.live >= self.model.max_concurrent_requests as usize {
+            return Err(Refused::Overloaded);
+        }
+        if ServerModel::reservation(job.input_tokens, job.declared_output) > self.model.usable_budget() {
+            return Err(Refused::TooLarge);
+        }
+        self.live += 1;
+        self.queue.push_back(Queued { job, arrived: self.now, cancelled: false });
+        self.gauges.queue_size = Some(self.gauges.queue_size.unwrap_or(0) + 1);
+        if self.forward.is_none() {
+            self.begin_batch(out);
+        }
+        Ok(())
+    }
+
+    /// The client of a job is gone. In the queue it stays until it is popped; in the batch it leaves
+    /// with the next forward. A job that is not there is no matter.
+    pub fn cancel(&mut self, id: u64) {
+        let queued = self.queue.iter_mut().find(|q| q.job.id == id && !q.cancelled).map(|q| &mut q.cancelled);
+        let running = self.running.iter_mut().find(|r| r.id == id && !r.cancelled).map(|r| &mut r.cancelled);
+        if let Some(cancelled) = queued.or(running) {
+            *cancelled = true;
+            self.live -= 1;
+        }
+    }
+
+    /// When the forward under way ends. `None`: idle.
+    pub fn next_event(&self) -> Option<Seconds> {
+        self.forward.map(|forward| forward.ends)
+    }
+
+    /// Moves the clock to `now`: ends every forward that is over by then, and starts what follows.
+    pub fn advance(&mut self, now: Seconds, out: &mut Output) {
+        while let Some(forward) = self.forward.filter(|forward| forward.ends <= now) {
+            self.now = forward.ends;
+            self.end_forward(forward, out);
+        }
+        self.now = self.now.max(now);
+    }
+
+    /// The gauges as a scrape would see them now.
+    pub fn gauges(&self) -> Gauges {
+        self.gauges
+    }
+
+    /// Requests in queue and batch whose clients are still there.
+    pub fn in_flight(&self) -> usize {
+        self.live
+    }
+
+    /// Time spent in forwards up to now, the one under way included.
+    pub fn busy(&self, now: Seconds) -> Seconds {
+        let current = self.forward.map_or(Seconds::ZERO, |f| (now.min(f.ends) - f.started).max(Seconds::ZERO));
+        self.busy + current
+    }
+
+    /// The model it follows.
+    pub fn model(&self) -> &ServerModel {
+        &self.model
+    }
+
+    fn end_forward(&mut self, forward: UnderWay, out: &mut Output) {
+        let took = forward.ends - forward.started;
+        self.busy = self.busy + took;
+        self.forward = None;
+        out.observations.push(Observation::Forward { kind: forward.kind, took });
+        let emits = match (forward.kind, self.model.admission) {
+            // Without chunking the running batch stands still while joiners are prefilled.
+            (Forward::Prefill, Admission::WaitingServed { .. }) => self.running.len() - self.joining,
+            _ => 0,
+        };
+        self.emit(emits, out);
+        self.joining = 0;
+        // The router's own work goes by before it looks at the queue again.
+        self.now = self.now + self.model.overhead;
+        match forward.kind {
+            Forward::Prefill if forward.joined && !self.running.is_empty() => self.decode(),
+            _ => self.go_on(out),
+        }
+    }
+
+    /// Gives a token to every running sequence from the `first` on, and filters those that ended.
+    fn emit(&mut self, first: usize, out: &mut Output) {
+        let now = self.now;
+        for sequence in &mut self.running[first..] {
+            if sequence.cancelled {
+                continue;
+            }
+            sequence.emitted += 1;
+            let last = sequence.emitted == sequence.output_tokens;
+            out.emissions.push(Emission { time: now, id: sequence.id, index: sequence.emitted, last });
+            if last {
+                out.observations.push(Observation::Finished {
+                    id: sequence.id,
+                    queued: sequence.batched - sequence.arrived,
+                    served: now - sequence.batched,
+                });
+            }
+        }
+        let (mut reserved, mut live) = (self.reserved, self.live);
+        self.running.retain(|sequence| {
+            let ended = sequence.emitted == sequence.output_tokens;
+            if ended || sequence.cancelled {
+                reserved -= sequence.reserved;
+                live -= usize::from(ended && !sequence.cancelled);
+            }
+            !(ended || sequence.cancelled)
+        });
+        (self.reserved, self.live) = (reserved, live);
+    }
+
+    /// The top of the router's loop: joins what may join, else decodes.
+    fn go_on(&mut self, out: &mut Output) {
+        if self.running.is_empty() {
+            self.set_batch_gauges(0);
+            self.begin_batch(out);
+            return;
+        }
+        self.set_batch_gauges(self.running.len() as u32);
+        if !self.join(out) {
+            self.decode();
+        }
+    }
+
+    fn set_batch_gauges(&mut self, size: u32) {
+        self.gauges.batch_size = Some(size);
+        self.gauges.batch_tokens = Some(if size == 0 { 0 } else { self.reserved });
+    }
+
+    fn decode(&mut self) {
+        self.waiting_tokens += 1;
+        self.start(Forward::Decode, false, self.model.decode(self.running.len()));
+    }
+
+    fn start(&mut self, kind: Forward, joined: bool, length: Seconds) {
+        self.forward = Some(UnderWay { kind, joined, started: self.now, ends: self.now + length });
+    }
+
+    fn begin_batch(&mut self, out: &mut Output) {
+        let most = self.most_joiners(0);
+        if let Some(tokens) = self.take(None, most, self.model.max_prefill_tokens, None, out) {
+            self.waiting_tokens = 1;
+            self.start(Forward::Prefill, false, self.model.prefill(tokens, 0));
+        }
+    }
+
+    /// Sequences that may still join beside `running` ones, where the batch size is limited.
+    fn most_joiners(&self, running: u32) -> usize {
+        match (self.model.admission, self.model.max_batch_size) {
+            (Admission::WaitingServed { .. }, Some(most)) => most.saturating_sub(running) as usize,
+            _ => usize::MAX,
+        }
+    }
+
+    /// Starts the prefill of those that may join the running batch. Whether there are any.
+    fn join(&mut self, out: &mut Output) -> bool {
+        let running = self.running.len();
+        let (least, prefill_budget, reason) = match self.model.admission {
+            Admission::Chunking => {
+                (None, self.model.max_prefill_tokens.saturating_sub(running as u32), JoinReason::Chunking)
+            }
+            Admission::WaitingServed { max_waiting_tokens, .. } if self.waiting_tokens >= max_waiting_tokens => {
+                (None, self.model.max_prefill_tokens, JoinReason::WaitExceeded)
+            }
+            Admission::WaitingServed { ratio, .. } => {
+                let least = (running as f64 * ratio).floor() as usize;
+                (Some(least), self.model.max_prefill_tokens, JoinReason::Backpressure)
+            }
+        };
+        // With a budget of nothing the router does not even ask, and leaves its gauge as it is.
+        if prefill_budget == 0 || self.reserved >= self.model.usable_budget() {
+            return false;
+        }
+        let most = self.most_joiners(running as u32);
+        let Some(tokens) = self.take(least, most, prefill_budget, Some(reason), out) else { return false };
+        self.waiting_tokens = 1;
+        self.start(Forward::Prefill, true, self.model.prefill(tokens, running));
+        true
+    }
+
+    /// Takes waiting requests, in order, as long as they fit; the first that does not ends it. Their
+    /// prompt tokens, or `None` where fewer than `least` fit, in which case all stay.
+    fn take(&mut self, least: Option<usize>, most: usize, prefill_budget: u32, reason: Option<JoinReason>, out: &mut Output) -> Option<u32> {
+        let least = least.unwrap_or(1).max(1);
+        let (mut requests, mut tokens, mut reserved) = (0, 0_u32, self.reserved);
+        if self.queue.len() >= least {
+            while requests < most {
+                let Some(next) = self.queue.get(requests) else { break };
+                if next.cancelled {
+                    self.queue.remove(requests);
+                    out.observations.push(Observation::Dropped);
+                    continue;
+                }
+                let need = ServerModel::reservation(next.job.input_tokens, next.job.declared_output);
+                // A prompt larger than the whole budget is prefilled alone.
+                let too_long = requests > 0 && tokens + next.job.input_tokens > prefill_budget;
+                if reserved + need > self.model.usable_budget() || too_long {
+                    break;
+                }
+                (requests, tokens, reserved) = (requests + 1, tokens + next.job.input_tokens, reserved + need);
+            }
+        }
+        let taken = if requests >= least { requests } else { 0 };
+        for queued in self.queue.drain(..taken) {
+            self.running.push(Running {
+                id: queued.job.id,
+                emitted: 0,
+                output_tokens: queued.job.output_tokens.clamp(1, queued.job.declared_output.max(1)),
+                reserved: ServerModel::reservation(queued.job.input_tokens, queued.job.declared_output),
+                arrived: queued.arrived,
+                batched: self.now,
+                cancelled: false,
+            });
+        }
+        self.gauges.queue_size = Some(self.queue.len() as u32);
+        if taken == 0 {
+            return None;
+        }
+        self.joining = taken;
+        self.reserved = reserved;
+        out.observations.push(Observation::Joined { requests: taken as u32, reason });
+        Some(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests;
