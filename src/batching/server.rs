@@ -130,14 +130,20 @@ struct Running {
     cancelled: bool,
 }
 
+/// What the server is doing until `ends`.
 #[derive(Debug, Clone, Copy)]
 struct UnderWay {
-    kind: Forward,
-    /// Whether joiners came to a running batch, after which a decode follows at once.
-    joined: bool,
+    work: Work,
     started: Seconds,
-    /// When its tokens come out; the router's own work before the next forward is not in it.
     ends: Seconds,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// The shard computes. `joined`: joiners came to a running batch, after which a decode follows.
+    Forward { kind: Forward, joined: bool },
+    /// The router hands out tokens and filters; what arrives meanwhile can still join next.
+    Between { decode_next: bool },
 }
 
 /// A server.
@@ -150,7 +156,7 @@ pub struct Server {
     /// The last of `running`, as many, are being prefilled for the first time.
     joining: usize,
     reserved: u32,
-    forward: Option<UnderWay>,
+    under_way: Option<UnderWay>,
     /// Decode steps since the last join, counted as the router does, from 1.
     waiting_tokens: u32,
     live: usize,
@@ -168,7 +174,7 @@ impl Server {
             running: Vec::new(),
             joining: 0,
             reserved: 0,
-            forward: None,
+            under_way: None,
             waiting_tokens: 0,
             live: 0,
             gauges: Gauges::default(),
@@ -189,7 +195,7 @@ impl Server {
         self.live += 1;
         self.queue.push_back(Queued { job, arrived: self.now, cancelled: false });
         self.gauges.queue_size = Some(self.gauges.queue_size.unwrap_or(0) + 1);
-        if self.forward.is_none() {
+        if self.under_way.is_none() {
             self.begin_batch(out);
         }
         Ok(())
@@ -206,16 +212,19 @@ impl Server {
         }
     }
 
-    /// When the forward under way ends. `None`: idle.
+    /// When the next thing happens. `None`: idle.
     pub fn next_event(&self) -> Option<Seconds> {
-        self.forward.map(|forward| forward.ends)
+        self.under_way.map(|work| work.ends)
     }
 
     /// Moves the clock to `now`: ends every forward that is over by then, and starts what follows.
     pub fn advance(&mut self, now: Seconds, out: &mut Output) {
-        while let Some(forward) = self.forward.filter(|forward| forward.ends <= now) {
-            self.now = forward.ends;
-            self.end_forward(forward, out);
+        while let Some(over) = self.under_way.take_if(|work| work.ends <= now) {
+            self.now = over.ends;
+            match over.work {
+                Work::Forward { kind, joined } => self.end_forward(kind, joined, over.ends - over.started, out),
+                Work::Between { decode_next } => self.go_on(decode_next, out),
+            }
         }
         self.now = self.now.max(now);
     }
@@ -232,8 +241,8 @@ impl Server {
 
     /// Time spent in forwards up to now, the one under way included.
     pub fn busy(&self, now: Seconds) -> Seconds {
-        let current = self.forward.map_or(Seconds::ZERO, |f| (now.min(f.ends) - f.started).max(Seconds::ZERO));
-        self.busy + current
+        let current = self.under_way.filter(|under_way| matches!(under_way.work, Work::Forward { .. }));
+        self.busy + current.map_or(Seconds::ZERO, |f| (now.min(f.ends) - f.started).max(Seconds::ZERO))
     }
 
     /// The model it follows.
@@ -241,23 +250,20 @@ impl Server {
         &self.model
     }
 
-    fn end_forward(&mut self, forward: UnderWay, out: &mut Output) {
-        let took = forward.ends - forward.started;
+    fn end_forward(&mut self, kind: Forward, joined: bool, took: Seconds, out: &mut Output) {
         self.busy = self.busy + took;
-        self.forward = None;
-        out.observations.push(Observation::Forward { kind: forward.kind, took });
-        let emits = match (forward.kind, self.model.admission) {
+        out.observations.push(Observation::Forward { kind, took });
+        let first = match (kind, self.model.admission) {
             // Without chunking the running batch stands still while joiners are prefilled.
             (Forward::Prefill, Admission::WaitingServed { .. }) => self.running.len() - self.joining,
             _ => 0,
         };
-        self.emit(emits, out);
+        self.emit(first, out);
         self.joining = 0;
-        // The router's own work goes by before it looks at the queue again.
-        self.now = self.now + self.model.overhead;
-        match forward.kind {
-            Forward::Prefill if forward.joined && !self.running.is_empty() => self.decode(),
-            _ => self.go_on(out),
+        if self.model.overhead > Seconds::ZERO {
+            self.start(Work::Between { decode_next: joined }, self.model.overhead);
+        } else {
+            self.go_on(joined, out);
         }
     }
 
@@ -291,11 +297,16 @@ impl Server {
         (self.reserved, self.live) = (reserved, live);
     }
 
-    /// The top of the router's loop: joins what may join, else decodes.
-    fn go_on(&mut self, out: &mut Output) {
+    /// The top of the router's loop: joins what may join, else decodes. After a join it decodes
+    /// without looking at the queue.
+    fn go_on(&mut self, decode_next: bool, out: &mut Output) {
         if self.running.is_empty() {
             self.set_batch_gauges(0);
             self.begin_batch(out);
+            return;
+        }
+        if decode_next {
+            self.decode();
             return;
         }
         self.set_batch_gauges(self.running.len() as u32);
@@ -311,18 +322,18 @@ impl Server {
 
     fn decode(&mut self) {
         self.waiting_tokens += 1;
-        self.start(Forward::Decode, false, self.model.decode(self.running.len()));
+        self.start(Work::Forward { kind: Forward::Decode, joined: false }, self.model.decode(self.running.len()));
     }
 
-    fn start(&mut self, kind: Forward, joined: bool, length: Seconds) {
-        self.forward = Some(UnderWay { kind, joined, started: self.now, ends: self.now + length });
+    fn start(&mut self, work: Work, length: Seconds) {
+        self.under_way = Some(UnderWay { work, started: self.now, ends: self.now + length });
     }
 
     fn begin_batch(&mut self, out: &mut Output) {
         let most = self.most_joiners(0);
         if let Some(tokens) = self.take(None, most, self.model.max_prefill_tokens, None, out) {
             self.waiting_tokens = 1;
-            self.start(Forward::Prefill, false, self.model.prefill(tokens, 0));
+            self.start(Work::Forward { kind: Forward::Prefill, joined: false }, self.model.prefill(tokens, 0));
         }
     }
 
@@ -356,7 +367,7 @@ impl Server {
         let most = self.most_joiners(running as u32);
         let Some(tokens) = self.take(least, most, prefill_budget, Some(reason), out) else { return false };
         self.waiting_tokens = 1;
-        self.start(Forward::Prefill, true, self.model.prefill(tokens, running));
+        self.start(Work::Forward { kind: Forward::Prefill, joined: true }, self.model.prefill(tokens, running));
         true
     }
 
