@@ -68,6 +68,8 @@ pub enum Observation {
     Forward {
         /// Its kind.
         kind: Forward,
+        /// When it ended.
+        ended: Seconds,
         /// Its length.
         took: Seconds,
     },
@@ -161,7 +163,6 @@ pub struct Server {
     waiting_tokens: u32,
     live: usize,
     gauges: Gauges,
-    busy: Seconds,
 }
 
 impl Server {
@@ -178,7 +179,6 @@ impl Server {
             waiting_tokens: 0,
             live: 0,
             gauges: Gauges::default(),
-            busy: Seconds::ZERO,
         }
     }
 
@@ -239,10 +239,20 @@ impl Server {
         self.live
     }
 
-    /// Time spent in forwards up to now, the one under way included.
-    pub fn busy(&self, now: Seconds) -> Seconds {
-        let current = self.under_way.filter(|under_way| matches!(under_way.work, Work::Forward { .. }));
-        self.busy + current.map_or(Seconds::ZERO, |f| (now.min(f.ends) - f.started).max(Seconds::ZERO))
+    /// When the forward under way began, if one is.
+    pub fn computing_since(&self) -> Option<Seconds> {
+        self.under_way.filter(|work| matches!(work.work, Work::Forward { .. })).map(|work| work.started)
+    }
+
+    /// The shard failed: every request in the batch is lost. Their names.
+    pub fn fail_batch(&mut self, out: &mut Output) -> Vec<u64> {
+        let lost: Vec<u64> = self.running.iter().filter(|r| !r.cancelled).map(|r| r.id).collect();
+        self.live -= lost.len();
+        self.running.clear();
+        (self.joining, self.reserved, self.under_way) = (0, 0, None);
+        self.set_batch_gauges(0);
+        self.begin_batch(out);
+        lost
     }
 
     /// The model it follows.
@@ -251,8 +261,7 @@ impl Server {
     }
 
     fn end_forward(&mut self, kind: Forward, joined: bool, took: Seconds, out: &mut Output) {
-        self.busy = self.busy + took;
-        out.observations.push(Observation::Forward { kind, took });
+        out.observations.push(Observation::Forward { kind, ended: self.now, took });
         let first = match (kind, self.model.admission) {
             // Without chunking the running batch stands still while joiners are prefilled.
             (Forward::Prefill, Admission::WaitingServed { .. }) => self.running.len() - self.joining,

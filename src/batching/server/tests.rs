@@ -41,7 +41,8 @@ fn a_lone_request_costs_its_prefill_and_a_decode_for_each_further_token() {
     for (time, expected) in times.iter().zip(expected) {
         assert!((time - expected).abs() < 1e-9, "{time} {expected}");
     }
-    assert!((server.busy(Seconds(100.0)).0 - (0.05 + 99.0 * 0.018_35)).abs() < 1e-9);
+    let computed: f64 = out.observations.iter().map(|o| if let Observation::Forward { took, .. } = o { took.0 } else { 0.0 }).sum();
+    assert!((computed - (0.05 + 99.0 * 0.018_35)).abs() < 1e-9);
 }
 
 #[test]
@@ -101,6 +102,19 @@ fn a_client_that_left_the_queue_stays_in_the_gauge_until_it_is_popped() {
     assert_eq!(server.gauges().queue_size, Some(0));
     assert!(out.observations.contains(&Observation::Dropped));
     assert!(out.emissions.iter().all(|e| e.id == 1));
+}
+
+#[test]
+fn a_failing_shard_loses_its_batch_and_serves_those_that_waited() {
+    let (mut server, mut out) = (Server::new(model(WAITING)), Output::default());
+    for id in 0..3 {
+        server.submit(Seconds(0.0), job(id, 10, 10, 10), &mut out).unwrap();
+    }
+    server.cancel(0);
+    assert_eq!(server.fail_batch(&mut out), [] as [u64; 0], "only the one whose client is gone was in it");
+    assert_eq!(server.in_flight(), 2);
+    assert_eq!(server.fail_batch(&mut out), [1, 2]);
+    assert_eq!((server.in_flight(), server.next_event()), (0, None));
 }
 
 #[test]
