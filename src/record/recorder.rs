@@ -1,0 +1,314 @@
+//! Writes records as they come, on a thread of its own, so that the load never waits for the disk.
+//!
+//! Records go through an unbounded channel: were the disk to fall behind, they would wait in memory
+//! rather than slow down the load and falsify it. Once a second everything is flushed and synced.
+
+use super::csv_format::{push_request, push_sample, request_header, sample_header};
+use super::{RecordError, RunInfo, RunState, write_file};
+use crate::measurement::{Event, Phase, RequestOutcome, Sample, StepIndex};
+use crate::units::Seconds;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::V2DeflateSerializer;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a record may wait for the disk.
+const FLUSH: Duration = Duration::from_millis(900);
+
+/// The latencies that have a log of their own, each in `latency/NAME.hlog`.
+pub(super) const LATENCIES: [&str; 4] = ["ttft", "itl", "tpot", "e2e"];
+
+enum Message {
+    Request(Box<RequestOutcome>, Vec<u32>),
+    Sample(Box<Sample>),
+    Event(Event),
+    Finish,
+}
+
+/// Takes records from anywhere. Never blocks.
+#[derive(Debug, Clone)]
+pub struct RecordHandle {
+    sender: Sender<Message>,
+}
+
+impl RecordHandle {
+    /// A request ended; `gaps_us` are its inter-token gaps in microseconds.
+    pub fn request(&self, outcome: RequestOutcome, gaps_us: Vec<u32>) {
+        self.send(Message::Request(Box::new(outcome), gaps_us));
+    }
+
+    /// A scrape.
+    pub fn sample(&self, sample: Sample) {
+        self.send(Message::Sample(Box::new(sample)));
+    }
+
+    /// An event.
+    pub fn event(&self, event: Event) {
+        self.send(Message::Event(event));
+    }
+
+    fn send(&self, message: Message) {
+        // The recorder ends only after all load has; what comes later belongs to no run.
+        let _ = self.sender.send(message);
+    }
+}
+
+/// Owns a run directory that is being written.
+#[derive(Debug)]
+pub struct Recorder {
+    directory: PathBuf,
+    info: RunInfo,
+    sender: Sender<Message>,
+    thread: JoinHandle<()>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Recorder {
+    /// Makes the directory, writes `run.json` and the headers, and starts to record.
+    ///
+    /// # Errors
+    /// A directory that holds something already or cannot be written.
+    pub fn create(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
+        std::fs::create_dir_all(directory.join("latency")).map_err(RecordError::disk("create", directory))?;
+        let entries = std::fs::read_dir(directory).map_err(RecordError::disk("read", directory))?;
+        if entries.flatten().any(|entry| entry.file_name() != "latency") {
+            return Err(RecordError::NotEmpty(directory.to_owned()));
+        }
+        write_info(directory, &info)?;
+        let files = Files::create(directory)?;
+        let (sender, receiver) = channel();
+        let failure = Arc::new(Mutex::new(None));
+        let shared = Arc::clone(&failure);
+        let thread = std::thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || record(files, &receiver, &shared))
+            .map_err(RecordError::disk("write", directory))?;
+        Ok(Recorder { directory: directory.to_owned(), info, sender, thread, failure })
+    }
+
+    /// A way to send records.
+    pub fn handle(&self) -> RecordHandle {
+        RecordHandle { sender: self.sender.clone() }
+    }
+
+    /// The first error of the disk, after which nothing more was written.
+    pub fn failed(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes what is still on the way and says how the run ended.
+    ///
+    /// # Errors
+    /// What the disk refused, now or before.
+    pub fn finish(self, state: RunState, reason: Option<String>) -> Result<(), RecordError> {
+        let _ = self.sender.send(Message::Finish);
+        let panicked = self.thread.join().is_err();
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let info = RunInfo { state, reason, ..self.info };
+        write_info(&self.directory, &info)?;
+        match failure {
+            None if !panicked => Ok(()),
+            failure => Err(RecordError::Disk {
+                what: "write",
+                path: self.directory,
+                reason: std::io::Error::other(failure.unwrap_or_else(|| "the recorder ended early".to_owned())),
+            }),
+        }
+    }
+}
+
+fn write_info(directory: &Path, info: &RunInfo) -> Result<(), RecordError> {
+    let path = directory.join("run.json");
+    let text = serde_json::to_string_pretty(info).map_err(|error| RecordError::disk("write", &path)(error.into()))?;
+    write_file(&path, text.as_bytes())
+}
+
+/// The thread's work: takes records until it is told to finish, and keeps the disk up to date.
+#[allow(clippy::disallowed_methods, reason = "when to flush is the recorder's own matter, no measurement")]
+fn record(mut files: Files, messages: &Receiver<Message>, failure: &Mutex<Option<String>>) {
+    let mut flushed = Instant::now();
+    let mut broken = false;
+    loop {
+        let message = messages.recv_timeout(FLUSH.saturating_sub(flushed.elapsed()));
+        let over = matches!(message, Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected));
+        if let Ok(message) = message {
+            files.take(message);
+        }
+        if (over || flushed.elapsed() >= FLUSH) && !broken {
+            if let Err(error) = files.flush() {
+                // What is on disk stays readable; the run stops once it sees this.
+                broken = true;
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            }
+            flushed = Instant::now();
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+/// The open files, and what waits to be written to them.
+struct Files {
+    requests: Appended,
+    samples: Appended,
+    events: Appended,
+    latencies: Vec<LatencyLog>,
+}
+
+struct Appended {
+    file: File,
+    waiting: String,
+}
+
+impl Appended {
+    fn create(directory: &Path, name: &str, header: &str) -> Result<Appended, RecordError> {
+        let path = directory.join(name);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(RecordError::disk("write", &path))?;
+        let mut appended = Appended { file, waiting: header.to_owned() };
+        appended.flush().map_err(RecordError::disk("write", &path))?;
+        Ok(appended)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(self.waiting.as_bytes())?;
+        self.waiting.clear();
+        self.file.sync_data()
+    }
+}
+
+impl Files {
+    fn create(directory: &Path) -> Result<Files, RecordError> {
+        let latencies = LATENCIES.iter().map(|name| LatencyLog::create(directory, name));
+        Ok(Files {
+            requests: Appended::create(directory, "requests.csv", &request_header())?,
+            samples: Appended::create(directory, "samples.csv", &sample_header())?,
+            events: Appended::create(directory, "events.jsonl", "")?,
+            latencies: latencies.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Request(outcome, gaps_us) => {
+                push_request(&mut self.requests.waiting, &outcome);
+                self.take_latencies(&outcome, &gaps_us);
+            }
+            Message::Sample(sample) => push_sample(&mut self.samples.waiting, &sample),
+            Message::Event(event) => {
+                if let Ok(line) = serde_json::to_string(&event) {
+                    self.events.waiting.push_str(&line);
+                    self.events.waiting.push('\n');
+                }
+            }
+            Message::Finish => {}
+        }
+    }
+
+    /// Latencies of the measured part only, of successful requests; gaps of all that had tokens.
+    fn take_latencies(&mut self, outcome: &RequestOutcome, gaps_us: &[u32]) {
+        if outcome.phase != Phase::Hold {
+            return;
+        }
+        let of = |latency: Option<Seconds>| latency.filter(|_| outcome.is_ok()).map(|s| (s.0 * 1e6).round() as u64);
+        let (ttft, tpot, e2e) = (of(outcome.ttft()), of(outcome.tpot()), of(outcome.e2e()));
+        let end = outcome.last_token.or(outcome.sent).unwrap_or(outcome.scheduled);
+        for log in &mut self.latencies {
+            match log.name {
+                "ttft" => log.record(outcome.step, end, ttft),
+                "tpot" => log.record(outcome.step, end, tpot),
+                "e2e" => log.record(outcome.step, end, e2e),
+                _ => log.record(outcome.step, end, gaps_us.iter().map(|gap| u64::from(*gap))),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        for log in &mut self.latencies {
+            log.flush()?;
+        }
+        self.requests.flush()?;
+        self.samples.flush()?;
+        self.events.flush()
+    }
+}
+
+/// An interval log of histograms in microseconds, each tagged with its step. All histograms of one
+/// tag together are the step's.
+struct LatencyLog {
+    name: &'static str,
+    file: File,
+    begun: bool,
+    waiting: BTreeMap<StepIndex, Interval>,
+}
+
+struct Interval {
+    from: f64,
+    to: f64,
+    histogram: Histogram<u64>,
+}
+
+impl LatencyLog {
+    fn create(directory: &Path, name: &'static str) -> Result<LatencyLog, RecordError> {
+        let path = directory.join("latency").join(format!("{name}.hlog"));
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(RecordError::disk("write", &path))?;
+        Ok(LatencyLog { name, file, begun: false, waiting: BTreeMap::new() })
+    }
+
+    fn record(&mut self, step: StepIndex, end: Seconds, values_us: impl IntoIterator<Item = u64>) {
+        for value in values_us {
+            if let std::collections::btree_map::Entry::Vacant(slot) = self.waiting.entry(step)
+                && let Ok(histogram) = Histogram::new(3)
+            {
+                slot.insert(Interval { from: end.0, to: end.0, histogram });
+            }
+            if let Some(interval) = self.waiting.get_mut(&step) {
+                interval.histogram.saturating_record(value);
+                interval.from = interval.from.min(end.0);
+                interval.to = interval.to.max(end.0);
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.waiting.is_empty() && self.begun {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        self.render(&mut text).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+        self.begun = true;
+        self.waiting.clear();
+        self.file.write_all(&text)?;
+        self.file.sync_data()
+    }
+
+    fn render(&self, text: &mut Vec<u8>) -> Result<(), Box<dyn std::fmt::Debug>> {
+        let mut serializer = V2DeflateSerializer::new();
+        let mut builder = IntervalLogWriterBuilder::new();
+        if !self.begun {
+            builder.add_comment("calibrate latency log: microseconds; one histogram per flush and step, tag step-N");
+        }
+        let boxed = |error: std::io::Error| -> Box<dyn std::fmt::Debug> { Box::new(error) };
+        let mut writer = builder.begin_log_with(text, &mut serializer).map_err(boxed)?;
+        for (step, interval) in &self.waiting {
+            let tag = format!("step-{step}");
+            let from = Duration::try_from_secs_f64(interval.from).unwrap_or_default();
+            let length = Duration::try_from_secs_f64(interval.to - interval.from).unwrap_or_default();
+            writer
+                .write_histogram(&interval.histogram, from, length, Tag::new(&tag))
+                .map_err(|error| -> Box<dyn std::fmt::Debug> { Box::new(format!("{error:?}")) })?;
+        }
+        Ok(())
+    }
+}
+
