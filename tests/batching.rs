@@ -1,6 +1,6 @@
 //! The server model against its closed form and against a recorded run of a real router.
 
-use calibrate::batching::{Admission, Completed, Job, Output, Server, ServerModel, run_closed};
+use calibrate::batching::{Admission, Completed, Job, Output, Server, ServerModel, run_closed, run_open};
 use calibrate::units::Seconds;
 use std::collections::{HashMap, VecDeque};
 
@@ -183,5 +183,85 @@ fn the_recorded_ramp_of_a_real_router_is_reproduced() {
         near("batch size", mean(|g| g.0), number(row, "batch_mean"), 0.0);
         // A quarter of a request: one sample in 18 that falls into a prefill or beside it.
         near("queue size", mean(|g| g.1), number(row, "queue_mean"), if clients < 64 { 0.25 } else { 0.0 });
+    }
+}
+
+/// Mean TPOT and median TTFT in milliseconds, from (TTFT, E2E, output tokens).
+fn tpot_and_ttft(requests: impl Iterator<Item = (f64, f64, f64)>) -> (f64, f64) {
+    let (mut ttft, mut tpot) = (Vec::new(), Vec::new());
+    for (first, end, tokens) in requests {
+        ttft.push(first * 1e3);
+        if tokens > 1.0 {
+            tpot.push((end - first) / (tokens - 1.0) * 1e3);
+        }
+    }
+    ttft.sort_by(f64::total_cmp);
+    (tpot.iter().sum::<f64>() / tpot.len() as f64, ttft[ttft.len() / 2])
+}
+
+/// Recorded and simulated mean TPOT and median TTFT of the requests sent in the first `length`
+/// seconds; those before it warm the server up. Every request declared 200 output tokens.
+fn window(text: &str, length: f64, overhead_ms: f64, admission: Admission) -> [(f64, f64); 2] {
+    let mut rows = table(text);
+    rows.sort_by(|a, b| number(a, "sent_s").total_cmp(&number(b, "sent_s")));
+    let arrivals = rows.iter().zip(0_u64..).map(|(row, id)| {
+        let (input_tokens, output_tokens) = (number(row, "n_in") as u32, number(row, "n_out") as u32);
+        (Seconds(number(row, "sent_s") + 60.0), Job { id, input_tokens, declared_output: 200, output_tokens })
+    });
+    let model = ServerModel { overhead: Seconds::from_millis(overhead_ms), ..shard(admission) };
+    let played = run_open(model, arrivals);
+    let inside =
+        || rows.iter().zip(&played).filter(|(row, _)| (0.0..length).contains(&number(row, "sent_s")));
+    let recorded =
+        inside().map(|(row, _)| (number(row, "ttft_s"), number(row, "e2e_s"), number(row, "n_out")));
+    let simulated = inside().map(|(_, played)| {
+        // One that was never served makes the means not a number, which no bound below lets pass.
+        let since = |time: Option<Seconds>| time.map_or(f64::NAN, |time| time.0 - played.arrived.0);
+        (since(played.first_token), since(played.finished), f64::from(played.output_tokens))
+    });
+    [tpot_and_ttft(recorded), tpot_and_ttft(simulated)]
+}
+
+/// The arrivals and sizes of two open-loop windows of a real router 3.3.7 at 4.8 requests a second,
+/// played through the model. The overhead of a forward is the server's own, not fitted to the
+/// latencies: (wall - modelled forwards) / forwards of each window, (60 - 56.975) s / 2050 with
+/// chunking and (50 - 47.557) s / 1816 without. Most of it lies in the shard, whose forwards took
+/// about 1.3 ms longer than modelled; only 0.12 ms lie between them.
+///
+/// Mean TPOT comes out 0.2 % and 0.1 % below the recorded one. The median TTFT hangs on the phase of
+/// single forwards, and moves by some per cent with 0.1 ms of overhead; the recorded one also holds
+/// the way through HTTP and tokenization, so it is held to 10 %.
+#[test]
+fn the_recorded_windows_of_a_real_router_are_reproduced() {
+    let windows = [
+        (include_str!("fixtures/batching/window_h2.csv"), 60.0, 1.476, Admission::Chunking),
+        (include_str!("fixtures/batching/window_nochunk.csv"), 50.0, 1.345, ROUTER),
+    ];
+    for (text, length, overhead, admission) in windows {
+        let [recorded, got] = window(text, length, overhead, admission);
+        let said = format!("{admission:?}: TPOT and TTFT {got:.2?}, recorded {recorded:.2?}");
+        assert!((got.0 / recorded.0 - 1.0).abs() < 0.01, "{said}");
+        assert!((got.1 / recorded.1 - 1.0).abs() < 0.10, "{said}");
+    }
+}
+
+/// The recordings tell the regimes apart: the right TTFT is no accident of a lenient bound.
+#[test]
+fn a_recorded_window_is_not_reproduced_under_another_admission() {
+    let chunked = include_str!("fixtures/batching/window_h2.csv");
+    let unchunked = include_str!("fixtures/batching/window_nochunk.csv");
+    let old_ratio = Admission::WaitingServed { ratio: 1.2, max_waiting_tokens: 20 };
+    for (text, length, overhead, wrong) in [
+        (chunked, 60.0, 1.476, ROUTER),
+        (unchunked, 50.0, 1.345, Admission::Chunking),
+        (unchunked, 50.0, 1.345, old_ratio),
+    ] {
+        let [recorded, got] = window(text, length, overhead, wrong);
+        assert!(
+            (got.1 / recorded.1 - 1.0).abs() > 0.4,
+            "{wrong:?}: TTFT {:.1}, recorded {:.1}",
+            got.1,
+            recorded.1
+        );
     }
 }
