@@ -32,8 +32,11 @@ fn jobs(input: u32, output: u32) -> impl FnMut() -> Job {
 
 /// Completions per second after the first `skip` seconds, and mean latency.
 fn throughput(done: &[Completed], skip: f64, until: f64) -> (f64, f64) {
-    let ended: Vec<(f64, f64)> =
-        done.iter().filter_map(|c| Some((c.arrived.0, c.finished?.0))).filter(|(_, end)| *end > skip).collect();
+    let ended: Vec<(f64, f64)> = done
+        .iter()
+        .filter_map(|c| Some((c.arrived.0, c.finished?.0)))
+        .filter(|(_, end)| *end > skip)
+        .collect();
     let latency = ended.iter().map(|(from, to)| to - from).sum::<f64>() / ended.len() as f64;
     (ended.len() as f64 / (until - skip), latency)
 }
@@ -52,8 +55,14 @@ fn a_closed_loop_of_fixed_lengths_follows_its_closed_form() {
         let prefill = model.prefill_base.0 + model.prefill_per_token.0 * f64::from(input);
         let step = model.decode_base.0 + model.decode_per_sequence.0 * c;
         let expected = c / (l * step + c * prefill);
-        assert!((measured / expected - 1.0).abs() < 0.03, "{clients} clients: {measured} instead of {expected}");
-        assert!((measured * latency / c - 1.0).abs() < 0.01, "Little's law: {measured} x {latency} is not {c}");
+        assert!(
+            (measured / expected - 1.0).abs() < 0.03,
+            "{clients} clients: {measured} instead of {expected}"
+        );
+        assert!(
+            (measured * latency / c - 1.0).abs() < 0.01,
+            "Little's law: {measured} x {latency} is not {c}"
+        );
     }
 }
 
@@ -63,7 +72,9 @@ fn a_closed_loop_beyond_the_token_budget_is_served_at_the_batch_limit() {
     let model = shard(Admission::Chunking);
     let limit = model.batch_limit(input, output);
     assert_eq!(limit, 16_383 / 299);
-    let rate = |clients| throughput(&run_closed(model, clients, jobs(input, output), Seconds(until)), 100.0, until).0;
+    let rate = |clients| {
+        throughput(&run_closed(model, clients, jobs(input, output), Seconds(until)), 100.0, until).0
+    };
     let (at_limit, beyond) = (rate(limit), rate(2 * limit));
     assert!((beyond / at_limit - 1.0).abs() < 0.05, "{beyond} at twice the limit, {at_limit} at it");
 }
@@ -174,12 +185,16 @@ fn the_recorded_ramp_of_a_real_router_is_reproduced() {
         let quick = level(model, clients, &times, (0.0005, 0.002));
         let ttft = if clients == 64 { quick.ttft_p50_ms } else { got.ttft_p50_ms };
         let near = |what: &str, got: f64, want: f64, slack: f64| {
-            assert!((got - want).abs() <= 0.1 * want + slack, "{clients} clients: {what} {got:.2}, recorded {want:.2}");
+            assert!(
+                (got - want).abs() <= 0.1 * want + slack,
+                "{clients} clients: {what} {got:.2}, recorded {want:.2}"
+            );
         };
         near("requests per second", got.requests_per_second, number(row, "req_per_s"), 0.0);
         near("TTFT p50", ttft, number(row, "ttft_p50_ms"), 0.0);
         let decoding: Vec<&(f64, f64)> = got.gauges.iter().filter(|g| clients != 16 || g.0 > 1.0).collect();
-        let mean = |of: fn(&(f64, f64)) -> f64| decoding.iter().map(|g| of(g)).sum::<f64>() / decoding.len() as f64;
+        let mean =
+            |of: fn(&(f64, f64)) -> f64| decoding.iter().map(|g| of(g)).sum::<f64>() / decoding.len() as f64;
         near("batch size", mean(|g| g.0), number(row, "batch_mean"), 0.0);
         // A quarter of a request: one sample in 18 that falls into a prefill or beside it.
         near("queue size", mean(|g| g.1), number(row, "queue_mean"), if clients < 64 { 0.25 } else { 0.0 });

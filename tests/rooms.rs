@@ -28,7 +28,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const EDGE: &[&str] = &["cli", "commands", "lib", "main"];
 
 /// The outside crates that do I/O or run tasks, which the pure rooms may not use.
-const IMPURE: &[&str] = &["tokio", "reqwest", "axum", "goose", "std::fs", "std::net", "std::thread", "std::io"];
+const IMPURE: &[&str] =
+    &["tokio", "reqwest", "axum", "goose", "std::fs", "std::net", "std::thread", "std::io"];
 const PURE: &[&str] = &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -67,7 +68,8 @@ fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in text.match_indices("crate::") {
         let after = &text[at + "crate::".len()..];
-        let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let word =
+            |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         let Some(group) = after.strip_prefix('{') else {
             found.insert(word(after));
             continue;
@@ -131,7 +133,8 @@ fn pure_rooms_do_no_input_or_output() {
 
 #[test]
 fn goose_is_known_to_one_file_only() {
-    let users: Vec<PathBuf> = sources(&source_root()).into_iter().filter(|path| code(path).contains("goose::")).collect();
+    let users: Vec<PathBuf> =
+        sources(&source_root()).into_iter().filter(|path| code(path).contains("goose::")).collect();
     assert_eq!(users, [source_root().join("drive/pool.rs")]);
 }
 

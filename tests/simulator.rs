@@ -31,7 +31,8 @@ struct Server {
 
 impl Server {
     fn start(config: SimulatorConfig) -> Server {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let running = runtime.block_on(serve(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).unwrap();
         Server { running, _runtime: runtime }
     }
@@ -61,7 +62,10 @@ impl Server {
     fn metrics(&self) -> BTreeMap<String, f64> {
         let body = String::from_utf8(self.get("/metrics").pieces.concat()).unwrap();
         let lines = body.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+        lines
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+            .collect()
     }
 }
 
@@ -99,7 +103,16 @@ impl Answer {
 
     /// Header names with those values that do not depend on time or length.
     fn comparable_headers(&self) -> BTreeSet<(String, String)> {
-        let varies = ["date", "content-length", "x-compute-time", "x-total-time", "x-validation-time", "x-queue-time", "x-inference-time", "x-time-per-token"];
+        let varies = [
+            "date",
+            "content-length",
+            "x-compute-time",
+            "x-total-time",
+            "x-validation-time",
+            "x-queue-time",
+            "x-inference-time",
+            "x-time-per-token",
+        ];
         let shown = |(name, value): &(String, String)| {
             let value = if varies.contains(&name.as_str()) { String::new() } else { value.clone() };
             (name.clone(), value)
@@ -132,7 +145,13 @@ fn normal(text: &str) -> String {
     for (mark, end) in [(" tok", ""), ("\"id\":", ""), ("\"created\":", ""), ("request ", "")] {
         out = replace_digits(&out, mark, end);
     }
-    for (recorded, ours) in [("3.3.6-dev0-native", "V"), ("3.3.7-simulated", "V"), ("(fake", "(simulated"), ("\"3.3.6-dev0\"", "V"), ("\"3.3.7\"", "V")] {
+    for (recorded, ours) in [
+        ("3.3.6-dev0-native", "V"),
+        ("3.3.7-simulated", "V"),
+        ("(fake", "(simulated"),
+        ("\"3.3.6-dev0\"", "V"),
+        ("\"3.3.7\"", "V"),
+    ] {
         out = out.replace(recorded, ours);
     }
     out
@@ -162,7 +181,8 @@ fn recording(name: &str) -> (Vec<u8>, Answer) {
     let (request, response) = text.split_once(">>> RESPONSE").unwrap();
     let request = request.split_once('\n').unwrap().1.trim_end_matches(['\r', '\n']);
     let response = response.split_once('\n').unwrap().1;
-    let (head, body) = request.split_once("\r\n\r\n").or_else(|| request.split_once("\n\n")).unwrap_or((request, ""));
+    let (head, body) =
+        request.split_once("\r\n\r\n").or_else(|| request.split_once("\n\n")).unwrap_or((request, ""));
     let head = head.replace("\r\n", "\n").replace('\n', "\r\n");
     (format!("{head}\r\n\r\n{body}").into_bytes(), Answer::parse(response.as_bytes()))
 }
@@ -204,11 +224,20 @@ fn an_overloaded_server_refuses_as_the_real_router_did() {
     config.model.max_concurrent_requests = 1;
     config.model.decode_base = Seconds(0.05);
     let server = Server::start(config);
-    let held = server.send(post("/generate_stream", "{\"inputs\":\"a\",\"parameters\":{\"max_new_tokens\":900}}").as_bytes());
+    let held = server.send(
+        post("/generate_stream", "{\"inputs\":\"a\",\"parameters\":{\"max_new_tokens\":900}}").as_bytes(),
+    );
     while server.metrics().get("tgi_batch_current_size").copied() != Some(1.0) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    for name in ["429_generate", "429_generate_stream", "429_chat", "429_chat_stream", "429_completions", "429_completions_stream"] {
+    for name in [
+        "429_generate",
+        "429_generate_stream",
+        "429_chat",
+        "429_chat_stream",
+        "429_completions",
+        "429_completions_stream",
+    ] {
         compare(&server, name);
     }
     assert_eq!(server.metrics()["tgi_request_failure{err=\"overloaded\"}"], 6.0);
@@ -244,8 +273,11 @@ fn a_cold_server_shows_no_metrics_at_all() {
 #[test]
 fn every_kind_of_request_moves_the_counters_that_it_moved_on_the_real_router() {
     let server = Server::start(quick());
-    let generate = |path: &'static str, tokens: u32| (path, format!("{{\"inputs\":\"tok1 tok2\",\"parameters\":{{\"max_new_tokens\":{tokens}}}}}"));
-    let chat = "{\"model\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"tok1\"}],\"max_tokens\":3".to_owned();
+    let generate = |path: &'static str, tokens: u32| {
+        (path, format!("{{\"inputs\":\"tok1 tok2\",\"parameters\":{{\"max_new_tokens\":{tokens}}}}}"))
+    };
+    let chat = "{\"model\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"tok1\"}],\"max_tokens\":3"
+        .to_owned();
     let completions = "{\"model\":\"x\",\"prompt\":\"tok1\",\"max_tokens\":3".to_owned();
     // Path and body; then by how much count, success, joiners, token events, input and output tokens rise.
     let cases = [
@@ -276,7 +308,10 @@ fn every_kind_of_request_moves_the_counters_that_it_moved_on_the_real_router() {
     let before = server.metrics()["tgi_request_count"];
     assert!(server.post("/generate", "{\"inputs\":\"\"}").status.contains("422"));
     let after = server.metrics();
-    assert_eq!((after["tgi_request_count"] - before, after["tgi_request_failure{err=\"validation\"}"]), (1.0, 1.0));
+    assert_eq!(
+        (after["tgi_request_count"] - before, after["tgi_request_failure{err=\"validation\"}"]),
+        (1.0, 1.0)
+    );
 }
 
 /// Families with their types, help texts, label sets and bucket bounds.
@@ -325,7 +360,9 @@ fn a_waiting_stream_has_its_headers_at_once() {
     let mut config = quick();
     config.model.prefill_base = Seconds(3.0);
     let server = Server::start(config);
-    let mut stream = server.send(post("/generate_stream", "{\"inputs\":\"a\",\"parameters\":{\"max_new_tokens\":2}}").as_bytes());
+    let mut stream = server.send(
+        post("/generate_stream", "{\"inputs\":\"a\",\"parameters\":{\"max_new_tokens\":2}}").as_bytes(),
+    );
     let mut first = [0; 15];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200 OK");

@@ -11,6 +11,10 @@ pub struct ClusterSettings {
     #[arg(long = "hpa-deployment", value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
+    /// Name of the HPA [default: gemma-server for TGI metrics, gemma-hpa for GPU metrics]
+    #[arg(long = "hpa-name", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hpa_name: Option<String>,
     /// Namespace of the Deployment and its pods [default: default]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +54,7 @@ impl ClusterSettings {
     pub fn over(self, below: ClusterSettings) -> ClusterSettings {
         ClusterSettings {
             deployment: self.deployment.or(below.deployment),
+            hpa_name: self.hpa_name.or(below.hpa_name),
             namespace: self.namespace.or(below.namespace),
             app: self.app.or(below.app),
             container: self.container.or(below.container),

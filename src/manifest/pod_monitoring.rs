@@ -1,0 +1,121 @@
+//! PodMonitoring of Managed Service for Prometheus (monitoring.googleapis.com/v1).
+
+use super::ClusterNames;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Time between two scrapes, as on Google's how-to page.
+const INTERVAL: &str = "15s";
+/// The label by which the DCGM exporter's pods are found.
+const EXPORTER: (&str, &str) = ("app.kubernetes.io/name", "nvidia-dcgm-exporter");
+
+/// A PodMonitoring.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodMonitoring {
+    /// `monitoring.googleapis.com/v1`.
+    pub api_version: String,
+    /// `PodMonitoring`.
+    pub kind: String,
+    /// Name, namespace, labels.
+    pub metadata: ObjectMeta,
+    /// What is scraped.
+    pub spec: PodMonitoringSpec,
+}
+
+/// What a PodMonitoring scrapes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodMonitoringSpec {
+    /// Which pods.
+    pub selector: LabelSelector,
+    /// Which ports of them; 1 to 10.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A port that is scraped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its name or number.
+    pub port: IntOrString,
+    /// Time between two scrapes.
+    pub interval: String,
+    /// What is done to the series.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metric_relabeling: Vec<RelabelRule>,
+}
+
+/// A rule on a series.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelabelRule {
+    /// `keep` or `replace`.
+    pub action: String,
+    /// The labels that are looked at.
+    pub source_labels: Vec<String>,
+    /// What they must match.
+    pub regex: String,
+    /// The label that is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_label: Option<String>,
+    /// What it is set to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<String>,
+}
+
+fn pod_monitoring(metadata: ObjectMeta, label: (&str, &str), endpoint: Endpoint) -> PodMonitoring {
+    let labels = BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]);
+    PodMonitoring {
+        api_version: "monitoring.googleapis.com/v1".to_owned(),
+        kind: "PodMonitoring".to_owned(),
+        metadata,
+        spec: PodMonitoringSpec {
+            selector: LabelSelector { match_labels: Some(labels), match_expressions: None },
+            endpoints: vec![endpoint],
+        },
+    }
+}
+
+/// Scrapes the model server.
+pub fn pod_monitoring_tgi(names: &ClusterNames) -> PodMonitoring {
+    let metadata = ObjectMeta {
+        name: Some("gemma-pod-monitoring".to_owned()),
+        namespace: Some(names.namespace.clone()),
+        ..ObjectMeta::default()
+    };
+    let number = names.metrics_port.parse().map(IntOrString::Int);
+    let port = number.unwrap_or_else(|_| IntOrString::String(names.metrics_port.clone()));
+    let endpoint = Endpoint { port, interval: INTERVAL.to_owned(), metric_relabeling: Vec::new() };
+    pod_monitoring(metadata, ("app", &names.app), endpoint)
+}
+
+/// Scrapes GPU utilization. The page's `keep` has no regex and so keeps, and bills, everything;
+/// this one keeps the one metric that is meant.
+pub fn pod_monitoring_dcgm() -> PodMonitoring {
+    const METRIC: &str = "DCGM_FI_DEV_GPU_UTIL";
+    let labels = [EXPORTER, ("app.kubernetes.io/part-of", "google-cloud-managed-prometheus")];
+    let metadata = ObjectMeta {
+        name: Some("nvidia-dcgm-exporter-for-hpa".to_owned()),
+        namespace: Some("gmp-public".to_owned()),
+        labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
+        ..ObjectMeta::default()
+    };
+    let rule = |action: &str, target: Option<&str>, replacement: Option<String>| RelabelRule {
+        action: action.to_owned(),
+        source_labels: vec!["__name__".to_owned()],
+        regex: METRIC.to_owned(),
+        target_label: target.map(str::to_owned),
+        replacement,
+    };
+    let relabeling =
+        vec![rule("keep", None, None), rule("replace", Some("__name__"), Some(METRIC.to_ascii_lowercase()))];
+    let endpoint = Endpoint {
+        port: IntOrString::String("metrics".to_owned()),
+        interval: INTERVAL.to_owned(),
+        metric_relabeling: relabeling,
+    };
+    pod_monitoring(metadata, EXPORTER, endpoint)
+}
