@@ -24,7 +24,9 @@ pub(super) fn driven(events: &[Event]) -> Vec<StepMark> {
         Event::StepEnded { step } => Some(*step),
         _ => None,
     });
-    ended.filter(|step| step.hold().0 > 0.0 && planned.get(&step.index).is_none_or(|end| step.end >= *end)).collect()
+    ended
+        .filter(|step| step.hold().0 > 0.0 && planned.get(&step.index).is_none_or(|end| step.end >= *end))
+        .collect()
 }
 
 /// Analyzes the measured part of a step.
@@ -190,7 +192,13 @@ mod tests {
             hold_start: Seconds(start + 2.0),
             planned_end: Seconds(start + 12.0),
         };
-        let cut = StepMark { index: 1, end: Seconds(20.0), start: Seconds(12.0), hold_start: Seconds(14.0), ..mark() };
+        let cut = StepMark {
+            index: 1,
+            end: Seconds(20.0),
+            start: Seconds(12.0),
+            hold_start: Seconds(14.0),
+            ..mark()
+        };
         let events = [started(0, 0.0), Event::StepEnded { step: mark() }, started(1, 12.0)];
         assert_eq!(driven(&events), [mark()]);
         assert_eq!(driven(&[&events[..], &[Event::StepEnded { step: cut }]].concat()), [mark()]);

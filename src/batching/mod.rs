@@ -16,4 +16,4 @@ mod server;
 
 pub use model::{Admission, ServerModel};
 pub use run::{Completed, run_closed, run_open};
-pub use server::{Emission, Forward, Gauges, JoinReason, Job, Observation, Output, Refused, Server};
+pub use server::{Emission, Forward, Gauges, Job, JoinReason, Observation, Output, Refused, Server};

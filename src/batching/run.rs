@@ -35,7 +35,12 @@ pub fn run_open(model: ServerModel, arrivals: impl IntoIterator<Item = (Seconds,
 
 /// Plays `clients` clients that each send their next job as soon as the last one ended, until
 /// `until`. A refused client gives up.
-pub fn run_closed(model: ServerModel, clients: u32, mut next: impl FnMut() -> Job, until: Seconds) -> Vec<Completed> {
+pub fn run_closed(
+    model: ServerModel,
+    clients: u32,
+    mut next: impl FnMut() -> Job,
+    until: Seconds,
+) -> Vec<Completed> {
     let mut play = Play::new(model);
     for _ in 0..clients {
         play.submit(Seconds::ZERO, next());
@@ -58,11 +63,17 @@ struct Play {
 
 impl Play {
     fn new(model: ServerModel) -> Play {
-        Play { server: Server::new(model), out: Output::default(), results: Vec::new(), index: HashMap::new() }
+        Play {
+            server: Server::new(model),
+            out: Output::default(),
+            results: Vec::new(),
+            index: HashMap::new(),
+        }
     }
 
     fn submit(&mut self, time: Seconds, job: Job) {
-        let result = Completed { id: job.id, arrived: time, first_token: None, finished: None, output_tokens: 0 };
+        let result =
+            Completed { id: job.id, arrived: time, first_token: None, finished: None, output_tokens: 0 };
         if self.server.submit(time, job, &mut self.out).is_ok() {
             self.index.insert(job.id, self.results.len());
         }
@@ -76,7 +87,9 @@ impl Play {
         self.server.advance(time, &mut self.out);
         let mut ended = 0;
         for emission in &self.out.emissions {
-            let Some(result) = self.index.get(&emission.id).and_then(|at| self.results.get_mut(*at)) else { continue };
+            let Some(result) = self.index.get(&emission.id).and_then(|at| self.results.get_mut(*at)) else {
+                continue;
+            };
             result.output_tokens = emission.index;
             result.first_token.get_or_insert(emission.time);
             if emission.last {

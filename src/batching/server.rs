@@ -222,7 +222,9 @@ impl Server {
         while let Some(over) = self.under_way.take_if(|work| work.ends <= now) {
             self.now = over.ends;
             match over.work {
-                Work::Forward { kind, joined } => self.end_forward(kind, joined, over.ends - over.started, out),
+                Work::Forward { kind, joined } => {
+                    self.end_forward(kind, joined, over.ends - over.started, out)
+                }
                 Work::Between { decode_next } => self.go_on(decode_next, out),
             }
         }
@@ -331,7 +333,10 @@ impl Server {
 
     fn decode(&mut self) {
         self.waiting_tokens += 1;
-        self.start(Work::Forward { kind: Forward::Decode, joined: false }, self.model.decode(self.running.len()));
+        self.start(
+            Work::Forward { kind: Forward::Decode, joined: false },
+            self.model.decode(self.running.len()),
+        );
     }
 
     fn start(&mut self, work: Work, length: Seconds) {
@@ -342,7 +347,10 @@ impl Server {
         let most = self.most_joiners(0);
         if let Some(tokens) = self.take(None, most, self.model.max_prefill_tokens, None, out) {
             self.waiting_tokens = 1;
-            self.start(Work::Forward { kind: Forward::Prefill, joined: false }, self.model.prefill(tokens, 0));
+            self.start(
+                Work::Forward { kind: Forward::Prefill, joined: false },
+                self.model.prefill(tokens, 0),
+            );
         }
     }
 
@@ -361,7 +369,9 @@ impl Server {
             Admission::Chunking => {
                 (None, self.model.max_prefill_tokens.saturating_sub(running as u32), JoinReason::Chunking)
             }
-            Admission::WaitingServed { max_waiting_tokens, .. } if self.waiting_tokens >= max_waiting_tokens => {
+            Admission::WaitingServed { max_waiting_tokens, .. }
+                if self.waiting_tokens >= max_waiting_tokens =>
+            {
                 (None, self.model.max_prefill_tokens, JoinReason::WaitExceeded)
             }
             Admission::WaitingServed { ratio, .. } => {
@@ -376,13 +386,23 @@ impl Server {
         let most = self.most_joiners(running as u32);
         let Some(tokens) = self.take(least, most, prefill_budget, Some(reason), out) else { return false };
         self.waiting_tokens = 1;
-        self.start(Work::Forward { kind: Forward::Prefill, joined: true }, self.model.prefill(tokens, running));
+        self.start(
+            Work::Forward { kind: Forward::Prefill, joined: true },
+            self.model.prefill(tokens, running),
+        );
         true
     }
 
     /// Takes waiting requests, in order, as long as they fit; the first that does not ends it. Their
     /// prompt tokens, or `None` where fewer than `least` fit, in which case all stay.
-    fn take(&mut self, least: Option<usize>, most: usize, prefill_budget: u32, reason: Option<JoinReason>, out: &mut Output) -> Option<u32> {
+    fn take(
+        &mut self,
+        least: Option<usize>,
+        most: usize,
+        prefill_budget: u32,
+        reason: Option<JoinReason>,
+        out: &mut Output,
+    ) -> Option<u32> {
         let least = least.unwrap_or(1).max(1);
         let (mut requests, mut tokens, mut reserved) = (0, 0_u32, self.reserved);
         if self.queue.len() >= least {
@@ -399,7 +419,8 @@ impl Server {
                 if reserved + need > self.model.usable_budget() || too_long {
                     break;
                 }
-                (requests, tokens, reserved) = (requests + 1, tokens + next.job.input_tokens, reserved + need);
+                (requests, tokens, reserved) =
+                    (requests + 1, tokens + next.job.input_tokens, reserved + need);
             }
         }
         let taken = if requests >= least { requests } else { 0 };

@@ -121,7 +121,12 @@ mod tests {
             for argument in command.get_arguments() {
                 let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(!help.is_empty(), "{} {} has no help", command.get_name(), argument.get_id());
-                assert!(!help.ends_with('.'), "{} {}: no trailing period", command.get_name(), argument.get_id());
+                assert!(
+                    !help.ends_with('.'),
+                    "{} {}: no trailing period",
+                    command.get_name(),
+                    argument.get_id()
+                );
             }
         }
     }

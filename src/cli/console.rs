@@ -33,7 +33,8 @@ impl Console {
         };
         // Other crates speak up only for what went wrong.
         let filter = EnvFilter::new(format!("error,calibrate={level}"));
-        let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+        let logger =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
         // A second logger in one process (tests) is no reason to fail.
         let _ = logger.with_target(false).try_init();
         Console { json: cli.json, quiet: cli.quiet, colour, terminal: terminal && !plain }
@@ -134,7 +135,11 @@ impl Progress {
 
     /// A line above the display.
     pub fn note(&mut self, text: &str) {
-        if self.bar.is_hidden() { self.console.note(text) } else { self.bar.println(text) }
+        if self.bar.is_hidden() {
+            self.console.note(text)
+        } else {
+            self.bar.println(text)
+        }
         self.ticks = 0;
     }
 

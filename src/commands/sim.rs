@@ -14,7 +14,7 @@ pub(super) fn sim(arguments: &SimArgs, console: &Console) -> Result<Exit, Failur
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
     runtime.block_on(async {
-        let running = start(&arguments.preset, 1, arguments.port).await?;
+        let running = start(&arguments.preset, arguments.port).await?;
         let url = format!("http://{}", running.addr());
         if console.wants_json() {
             console.document(&serde_json::json!({ "url": url, "preset": arguments.preset }));
@@ -22,15 +22,14 @@ pub(super) fn sim(arguments: &SimArgs, console: &Console) -> Result<Exit, Failur
         console.note(&format!("simulated TGI server '{}' at {url}; Ctrl-C ends it", arguments.preset));
         console.note(&format!("metrics: {url}/metrics  GPU: {url}/gpu/metrics"));
         tokio::signal::ctrl_c().await.or_exit(Exit::Failed)?;
-        running.shutdown().await;
+        drop(running);
         Ok(Exit::Done)
     })
 }
 
 fn list(console: &Console) -> Exit {
     if console.wants_json() {
-        let presets: Vec<_> = Preset::all()
-            .iter()
+        let presets: Vec<serde_json::Value> = Preset::all()
             .map(|preset| serde_json::json!({ "name": preset.name, "description": preset.description }))
             .collect();
         console.document(&presets.into());
@@ -43,14 +42,17 @@ fn list(console: &Console) -> Exit {
 }
 
 /// Starts the server that a preset describes on a port of the loopback address.
-pub(super) async fn start(preset: &str, seed: u64, port: u16) -> Result<Running, Failure> {
+pub(super) async fn start(preset: &str, port: u16) -> Result<Running, Failure> {
     let found = Preset::by_name(preset).ok_or_else(|| {
-        let names = Preset::all().iter().map(|preset| preset.name);
+        let names = Preset::all().map(|preset| preset.name);
         let hint = nearest(preset, names.clone()).map(|name| format!(" (did you mean {name}?)"));
         let names = names.collect::<Vec<_>>().join(", ");
         anyhow!("there is no preset '{preset}'{}; there are: {names}", hint.unwrap_or_default())
     });
-    let config = found.or_exit(Exit::Usage)?.config(seed);
+    let config = found.or_exit(Exit::Usage)?.config();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    simulator::serve(config, address).await.with_context(|| format!("cannot listen on {address}")).or_exit(Exit::Failed)
+    simulator::serve(config, address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+        .or_exit(Exit::Failed)
 }

@@ -124,7 +124,11 @@ impl Engine {
         let pool = Pool::start(workers, &host, work(&shared))?;
         while shared.workers_up.load(Ordering::Relaxed) < workers {
             if pool.is_gone() {
-                return Err(pool.stop().await.err().unwrap_or(DriveError::Pool("they ended at once".to_owned())));
+                return Err(pool
+                    .stop()
+                    .await
+                    .err()
+                    .unwrap_or(DriveError::Pool("they ended at once".to_owned())));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -324,7 +328,12 @@ impl Shared {
             outcome.error = answer.failure.as_ref().map(|failure| failure.kind);
             gaps_us = answer.gaps_us;
             if let Some(failure) = answer.failure {
-                tracing::debug!(id = job.id, kind = failure.kind.word(), message = failure.message, "request failed");
+                tracing::debug!(
+                    id = job.id,
+                    kind = failure.kind.word(),
+                    message = failure.message,
+                    "request failed"
+                );
             }
         }
         self.sink.request(outcome, gaps_us);

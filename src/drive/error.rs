@@ -28,7 +28,9 @@ pub enum DriveError {
         reason: String,
     },
     /// The server refuses a single request without load.
-    #[error("{url} refused a first request of {input_tokens} prompt and {output_tokens} output tokens: {reason}")]
+    #[error(
+        "{url} refused a first request of {input_tokens} prompt and {output_tokens} output tokens: {reason}"
+    )]
     Refused {
         /// What was asked.
         url: String,

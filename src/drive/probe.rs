@@ -31,7 +31,12 @@ pub struct Probe {
 ///
 /// # Errors
 /// A server that is not there, that is not TGI, or that refuses a single request.
-pub async fn probe(target: &Target, clock: RunClock, seed: u64, typical: RequestSize) -> Result<Probe, DriveError> {
+pub async fn probe(
+    target: &Target,
+    clock: RunClock,
+    seed: u64,
+    typical: RequestSize,
+) -> Result<Probe, DriveError> {
     let info = info(target).await?;
     let mut remarks = Vec::new();
     let raw = PromptMaker::uncalibrated(seed);
@@ -87,7 +92,8 @@ async fn single(
 async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
     let url = target.url("info");
     let response = target.client().get(url.clone()).timeout(INFO_TIMEOUT).send().await;
-    let unreachable = |error: &reqwest::Error| DriveError::Unreachable { url: url.to_string(), reason: root_cause(error) };
+    let unreachable =
+        |error: &reqwest::Error| DriveError::Unreachable { url: url.to_string(), reason: root_cause(error) };
     let not_tgi = |reason: String| DriveError::NotTgi { url: url.to_string(), reason };
     let response = response.map_err(|error| unreachable(&error))?;
     let status = response.status();

@@ -44,7 +44,12 @@ impl Target {
     ///
     /// # Errors
     /// An address that is none.
-    pub fn new(url: &str, api: Api, timeout: Seconds, declared_output: Option<u32>) -> Result<Target, DriveError> {
+    pub fn new(
+        url: &str,
+        api: Api,
+        timeout: Seconds,
+        declared_output: Option<u32>,
+    ) -> Result<Target, DriveError> {
         let address = |reason: String| DriveError::Address { url: url.to_owned(), reason };
         let mut base = reqwest::Url::parse(url).map_err(|error| address(error.to_string()))?;
         if !base.path().ends_with('/') {
@@ -179,7 +184,8 @@ impl Exchange {
             self.answer.last_event = Some(self.clock.now());
             return Some(classify_status(status, &body));
         }
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let content_type =
+            response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !content_type.starts_with("text/event-stream") {
             let message = format!("the answer is '{content_type}' and not an event stream");
             return Some(Failure { kind: FailureKind::Malformed, message });
@@ -219,10 +225,12 @@ impl Exchange {
             }
             // What the server said in the stream explains more than how the connection ended, but
             // a stream that was cut is first of all what cut it.
-            Err(said) => answer.failure = Some(match failure {
-                Some(cut) if said.kind == FailureKind::Truncated => cut,
-                _ => said,
-            }),
+            Err(said) => {
+                answer.failure = Some(match failure {
+                    Some(cut) if said.kind == FailureKind::Truncated => cut,
+                    _ => said,
+                })
+            }
         }
         answer
     }

@@ -31,7 +31,14 @@ const MOST: f64 = i32::MAX as f64;
 ///
 /// Pods: the average is truncated to whole milli-units, and the proposal is ceil(ratio x pods).
 /// External: the ratio is total / (target x replicas), and the proposal ceil(total / target).
-pub fn decide(external: bool, total: Milli, target: Milli, replicas: u32, tolerance: f64, generation: Generation) -> Decision {
+pub fn decide(
+    external: bool,
+    total: Milli,
+    target: Milli,
+    replicas: u32,
+    tolerance: f64,
+    generation: Generation,
+) -> Decision {
     let count = f64::from(replicas);
     let (ratio, proposal) = if external {
         let ratio = total.0 as f64 / (target.0 as f64 * count);
@@ -50,7 +57,14 @@ pub fn decide(external: bool, total: Milli, target: Milli, replicas: u32, tolera
 }
 
 /// Whether the controller scales up from `replicas` replicas that each show `average`.
-pub fn scales_up(external: bool, average: Milli, target: Milli, replicas: u32, tolerance: f64, generation: Generation) -> bool {
+pub fn scales_up(
+    external: bool,
+    average: Milli,
+    target: Milli,
+    replicas: u32,
+    tolerance: f64,
+    generation: Generation,
+) -> bool {
     let total = Milli(average.0.saturating_mul(i64::from(replicas)));
     decide(external, total, target, replicas, tolerance, generation).replicas > Replicas(replicas)
 }
@@ -74,17 +88,27 @@ mod tests {
     /// The table of worked integers for a tolerance of 0.1: target, first average that scales up.
     #[test]
     fn the_first_average_that_scales_up_is_just_above_the_band() {
-        for (target, first) in [(3000, 3301), (4000, 4401), (5000, 5501), (10_000, 11_001), (30_000, 33_001)] {
+        for (target, first) in [(3000, 3301), (4000, 4401), (5000, 5501), (10_000, 11_001), (30_000, 33_001)]
+        {
             assert_eq!(first_average_that_scales_up(Milli(target), 0.1, Inclusive), Milli(first));
         }
-        assert_eq!(first_average_that_scales_up(Milli(20_000), 0.1, Absolute), Milli(22_000), "at exactly 1.1");
+        assert_eq!(
+            first_average_that_scales_up(Milli(20_000), 0.1, Absolute),
+            Milli(22_000),
+            "at exactly 1.1"
+        );
     }
 
     /// Cases of Kubernetes' own documentation and tests, and runs of a real controller.
     #[test]
     fn decisions_agree_with_the_controller() {
         // External, sum and target in milli, replicas, proposal.
-        let external = [(200_000, 35_000, 6, 6), (200_000, 35_000, 4, 6), (180_000, 60_000, 1, 3), (150_000, 60_000, 3, 3)];
+        let external = [
+            (200_000, 35_000, 6, 6),
+            (200_000, 35_000, 4, 6),
+            (180_000, 60_000, 1, 3),
+            (150_000, 60_000, 3, 3),
+        ];
         for (total, target, replicas, proposal) in external {
             let decision = decide(true, Milli(total), Milli(target), replicas, 0.1, Inclusive);
             assert_eq!(decision.replicas, Replicas(proposal), "{total} {target} {replicas}");

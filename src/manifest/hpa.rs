@@ -71,12 +71,16 @@ fn metric(signal: Signal, average_value: Milli, names: &ClusterNames) -> MetricS
 fn selector(signal: Signal, names: &ClusterNames) -> Option<LabelSelector> {
     let (cluster, container, namespace) = match signal {
         Signal::Queue | Signal::Batch => return None,
-        Signal::DutyCycle => {
-            ("resource.labels.cluster_name", "resource.labels.container_name", "resource.labels.namespace_name")
-        }
-        Signal::Dcgm => {
-            ("resource.labels.cluster", "metric.labels.exported_container", "metric.labels.exported_namespace")
-        }
+        Signal::DutyCycle => (
+            "resource.labels.cluster_name",
+            "resource.labels.container_name",
+            "resource.labels.namespace_name",
+        ),
+        Signal::Dcgm => (
+            "resource.labels.cluster",
+            "metric.labels.exported_container",
+            "metric.labels.exported_namespace",
+        ),
     };
     let labels = [
         (cluster, names.cluster.as_ref()),

@@ -50,9 +50,14 @@ pub fn render_all(
     }
     let mut tgi = vec!["Scrapes TGI's metrics into Managed Service for Prometheus.".to_owned()];
     if names.metrics_port.parse::<u16>().is_ok() {
-        tgi.push("The port is given by number, so series get no container label; give it by name for one.".to_owned());
+        tgi.push(
+            "The port is given by number, so series get no container label; give it by name for one."
+                .to_owned(),
+        );
     }
-    let dcgm = ["Scrapes GPU utilization from the DCGM exporter; the name is lower-cased, since the HPA finds no other."];
+    let dcgm = [
+        "Scrapes GPU utilization from the DCGM exporter; the name is lower-cased, since the HPA finds no other.",
+    ];
     files.push(ManifestFile {
         name: "podmonitoring-tgi.yaml".to_owned(),
         yaml: to_yaml(&pod_monitoring_tgi(names), &tgi)?,
@@ -67,7 +72,11 @@ pub fn render_all(
 /// What goes into the manifest: GPU series are summed over the GPUs of a replica, but divided by
 /// replicas, so their target is for all GPUs of a replica together.
 fn per_replica(signal: Signal, average: Milli, names: &ClusterNames) -> Milli {
-    if signal.is_external() { Milli(average.0.saturating_mul(i64::from(names.gpus_per_replica))) } else { average }
+    if signal.is_external() {
+        Milli(average.0.saturating_mul(i64::from(names.gpus_per_replica)))
+    } else {
+        average
+    }
 }
 
 fn hpa_header(
@@ -80,15 +89,20 @@ fn hpa_header(
     let signal = target.signal;
     let mut lines = vec![format!("Scales {} on {}.", names.deployment, signal.title())];
     lines.push(if recommended == Some(signal) {
-        "This is the recommended one. Apply only one of the HPAs: two on one Deployment block each other.".to_owned()
+        "This is the recommended one. Apply only one of the HPAs: two on one Deployment block each other."
+            .to_owned()
     } else {
-        "This is not the recommended one. Apply only one of the HPAs: two on one Deployment block each other.".to_owned()
+        "This is not the recommended one. Apply only one of the HPAs: two on one Deployment block each other."
+            .to_owned()
     });
     lines.extend(provenance.iter().cloned());
     lines.extend(target.terms.iter().map(|term| format!("{}: {}", term.name, term.value)));
     if signal.is_external() && names.gpus_per_replica > 1 {
         let value = per_replica(signal, average, names);
-        lines.push(format!("times {} GPUs of a replica, whose series are summed: {value}", names.gpus_per_replica));
+        lines.push(format!(
+            "times {} GPUs of a replica, whose series are summed: {value}",
+            names.gpus_per_replica
+        ));
     }
     lines.extend(target.remarks.iter().map(|remark| format!("Note: {remark}")));
     if signal.is_external() && !names.is_selective() {

@@ -75,8 +75,18 @@ impl ClusterNames {
         check(is_dns(hpa_name, 253, true), "hpa-name", &hpa_name, SUBDOMAIN)?;
         check(is_dns(&self.namespace, 63, false), "namespace", &self.namespace, LABEL)?;
         check(is_dns(&self.container, 63, false), "container", &self.container, LABEL)?;
-        check(is_label_value(&self.app), "app", &self.app, "a label value: at most 63 letters, digits, '-', '_' and '.'")?;
-        check(is_port(&self.metrics_port), "metrics-port", &self.metrics_port, "a port from 1 to 65535 or a port's name")?;
+        check(
+            is_label_value(&self.app),
+            "app",
+            &self.app,
+            "a label value: at most 63 letters, digits, '-', '_' and '.'",
+        )?;
+        check(
+            is_port(&self.metrics_port),
+            "metrics-port",
+            &self.metrics_port,
+            "a port from 1 to 65535 or a port's name",
+        )?;
         for (field, name) in [("cluster-name", &self.cluster), ("location", &self.location)] {
             let name = name.as_deref().unwrap_or("x");
             check(is_dns(name, 63, false), field, &name, LABEL)?;

@@ -38,7 +38,8 @@ fn parse(yaml: &str) -> HorizontalPodAutoscaler {
 
 fn average_value(hpa: &HorizontalPodAutoscaler) -> String {
     let metric = &hpa.spec.metrics.as_ref().unwrap()[0];
-    let target = metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
+    let target =
+        metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
     target.average_value.as_ref().unwrap().0.clone()
 }
 
@@ -46,14 +47,29 @@ fn average_value(hpa: &HorizontalPodAutoscaler) -> String {
 fn every_manifest_reads_back_as_the_object_it_was_made_from() {
     let files = render_all(&recommendation(), &names(), &["run x".to_owned()]).unwrap();
     let file_names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let expected =
-        ["hpa-batch.yaml", "hpa-duty-cycle.yaml", "hpa-dcgm.yaml", "podmonitoring-tgi.yaml", "podmonitoring-dcgm.yaml"];
+    let expected = [
+        "hpa-batch.yaml",
+        "hpa-duty-cycle.yaml",
+        "hpa-dcgm.yaml",
+        "podmonitoring-tgi.yaml",
+        "podmonitoring-dcgm.yaml",
+    ];
     assert_eq!(file_names, expected, "the queue has no target and so no HPA");
     let signals = [Signal::Batch, Signal::DutyCycle, Signal::Dcgm];
     for (file, (signal, value)) in files.iter().zip(signals.into_iter().zip(["22", "88", "88123m"])) {
         let object = parse(&file.yaml);
         assert_eq!(average_value(&object), value);
-        assert_eq!(object, hpa(signal, Milli(value.trim_end_matches('m').parse::<i64>().unwrap() * if value.ends_with('m') { 1 } else { 1000 }), &names()));
+        assert_eq!(
+            object,
+            hpa(
+                signal,
+                Milli(
+                    value.trim_end_matches('m').parse::<i64>().unwrap()
+                        * if value.ends_with('m') { 1 } else { 1000 }
+                ),
+                &names()
+            )
+        );
     }
     let tgi: PodMonitoring = serde_saphyr::from_str(&files[3].yaml).unwrap();
     assert_eq!(tgi, pod_monitoring_tgi(&names()));
@@ -64,7 +80,9 @@ fn every_manifest_reads_back_as_the_object_it_was_made_from() {
 #[test]
 fn the_manifests_are_those_of_the_how_to_page_with_a_number_in_them() {
     let files = render_all(&recommendation(), &names(), &["run x".to_owned()]).unwrap();
-    insta::assert_snapshot!(files.iter().map(|file| format!("--- {}\n{}", file.name, file.yaml)).collect::<String>());
+    insta::assert_snapshot!(
+        files.iter().map(|file| format!("--- {}\n{}", file.name, file.yaml)).collect::<String>()
+    );
 }
 
 #[test]
@@ -112,9 +130,14 @@ fn would_be_accepted(hpa: &HorizontalPodAutoscaler) -> bool {
     let spec = &hpa.spec;
     let metric = &spec.metrics.as_ref().unwrap()[0];
     let one_source = u8::from(metric.pods.is_some()) + u8::from(metric.external.is_some()) == 1;
-    let source = metric.pods.as_ref().map(|m| (&m.metric, &m.target)).or(metric.external.as_ref().map(|m| (&m.metric, &m.target)));
+    let source = metric
+        .pods
+        .as_ref()
+        .map(|m| (&m.metric, &m.target))
+        .or(metric.external.as_ref().map(|m| (&m.metric, &m.target)));
     let (identifier, target) = source.unwrap();
-    let quantity: i64 = target.average_value.as_ref().unwrap().0.trim_end_matches(['m', 'k', 'M']).parse().unwrap();
+    let quantity: i64 =
+        target.average_value.as_ref().unwrap().0.trim_end_matches(['m', 'k', 'M']).parse().unwrap();
     let type_fits = (metric.type_ == "Pods") == metric.pods.is_some();
     let lower_case = metric.external.is_none() || identifier.name == identifier.name.to_lowercase();
     spec.min_replicas.unwrap() >= 1

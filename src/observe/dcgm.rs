@@ -19,8 +19,10 @@ pub fn sample(exposition: &Exposition, time: Seconds, took: Seconds, replica: u3
         let points = names.into_iter().flat_map(|name| exposition.all(name).collect::<Vec<&Point>>());
         points.map(|point| point.value).filter(|value| value.is_finite()).collect()
     };
-    let mean = |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-    let utilization = mean(&values(GPU_UTIL)).or_else(|| mean(&values(ENGINE_ACTIVE)).map(|ratio| ratio * 100.0));
+    let mean =
+        |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
+    let utilization =
+        mean(&values(GPU_UTIL)).or_else(|| mean(&values(ENGINE_ACTIVE)).map(|ratio| ratio * 100.0));
     sample.set(Series::GpuUtil, utilization);
     let memory = values(MEMORY_USED);
     sample.set(Series::GpuMemory, (!memory.is_empty()).then(|| memory.iter().sum()));

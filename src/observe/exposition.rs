@@ -93,7 +93,8 @@ fn is_bucket(line: &str) -> bool {
 }
 
 fn point(line: &str) -> Result<Point, &'static str> {
-    let name_end = line.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(line.len());
+    let name_end =
+        line.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(line.len());
     let (name, rest) = line.split_at(name_end);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return Err("it does not begin with a metric name");
@@ -197,7 +198,10 @@ mod tests {
     #[test]
     fn buckets_are_passed_over_and_sums_kept() {
         let exposition = parse("h_bucket{le=\"1\"} 1\nh_sum 2\nh_count 3\n").unwrap();
-        assert_eq!((exposition.value("h_bucket"), exposition.value("h_sum"), exposition.sum("h_count")), (None, Some(2.0), Some(3.0)));
+        assert_eq!(
+            (exposition.value("h_bucket"), exposition.value("h_sum"), exposition.sum("h_count")),
+            (None, Some(2.0), Some(3.0))
+        );
     }
 
     #[test]
@@ -208,7 +212,17 @@ mod tests {
 
     #[test]
     fn what_is_no_exposition_names_the_line() {
-        for text in ["<!DOCTYPE html>", "{\"a\": 1}", "a", "a b", "a{x=1} 2", "a{x=\"1\" 2", "a{x=\"1", "a infinity", "1a 2"] {
+        for text in [
+            "<!DOCTYPE html>",
+            "{\"a\": 1}",
+            "a",
+            "a b",
+            "a{x=1} 2",
+            "a{x=\"1\" 2",
+            "a{x=\"1",
+            "a infinity",
+            "1a 2",
+        ] {
             let error = parse(&format!("ok 1\n{text}\n")).unwrap_err();
             assert_eq!(error.line, 2, "{text}");
         }

@@ -45,7 +45,11 @@ impl Observer {
     ///
     /// # Errors
     /// An HTTP client that cannot be built.
-    pub fn start(targets: &[Target], clock: RunClock, sink: &Arc<dyn Sink>) -> Result<Observer, reqwest::Error> {
+    pub fn start(
+        targets: &[Target],
+        clock: RunClock,
+        sink: &Arc<dyn Sink>,
+    ) -> Result<Observer, reqwest::Error> {
         let client = client()?;
         let task = |target: &Target| {
             tokio::spawn(scrape_forever(client.clone(), target.clone(), clock, Arc::clone(sink)))
@@ -83,7 +87,12 @@ async fn scrape_forever(client: reqwest::Client, target: Target, clock: RunClock
         match scrape(&client, &target, clock).await {
             Scraped::Sample(sample) => sink.sample(*sample),
             Scraped::Failed(reason) => {
-                sink.event(Event::ScrapeFailed { time, source: target.source, replica: target.replica, reason });
+                sink.event(Event::ScrapeFailed {
+                    time,
+                    source: target.source,
+                    replica: target.replica,
+                    reason,
+                });
             }
         }
     }
@@ -102,7 +111,12 @@ async fn scrape(client: &reqwest::Client, target: &Target, clock: RunClock) -> S
     }
 }
 
-fn interpret(body: &str, target: &Target, time: Seconds, took: Seconds) -> Result<Sample, exposition::ParseError> {
+fn interpret(
+    body: &str,
+    target: &Target,
+    time: Seconds,
+    took: Seconds,
+) -> Result<Sample, exposition::ParseError> {
     let exposition = exposition::parse(body)?;
     Ok(match target.source {
         Source::Server => tgi::sample(&exposition, time, took, target.replica),

@@ -45,7 +45,9 @@ pub fn sample(exposition: &Exposition, time: Seconds, took: Seconds, replica: u3
         sample.set(*series, exposition.labelled(name, label, value));
     }
     // Set by 2.4 and later in principle, shown by none that was measured.
-    if let (Some(used), Some(budget)) = (sample.get(Series::BatchTokens), exposition.value("tgi_batch_max_total_tokens")) {
+    if let (Some(used), Some(budget)) =
+        (sample.get(Series::BatchTokens), exposition.value("tgi_batch_max_total_tokens"))
+    {
         sample.set(Series::KvUsage, Some(used / budget));
     }
     sample

@@ -13,7 +13,10 @@ pub(super) fn choose(targets: &[Target]) -> (Option<Signal>, Vec<String>) {
     let of = |signal: Signal| targets.iter().find(|target| target.signal == signal);
     let chosen = PREFERENCE.into_iter().find(|signal| of(*signal).is_some_and(|t| t.average_value.is_ok()));
     let Some(chosen) = chosen else {
-        return (None, vec!["no metric has a value at the capacity that a target could be set on".to_owned()]);
+        return (
+            None,
+            vec!["no metric has a value at the capacity that a target could be set on".to_owned()],
+        );
     };
     let mut rationale = vec![reason_for(chosen)];
     for signal in PREFERENCE.into_iter().filter(|signal| *signal != chosen) {
@@ -45,16 +48,21 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
         capacity.holds_at, capacity.fails_at
     )];
     if recommended == Some(Signal::Queue) {
-        warnings.push("the only usable metric is the queue: expect replicas to swing; limit scale-down".to_owned());
+        warnings.push(
+            "the only usable metric is the queue: expect replicas to swing; limit scale-down".to_owned(),
+        );
     }
     if analysis.replicas.0 == 1 {
         warnings.push(
-            "measured on one replica: several share peaks better, so each then carries somewhat more".to_owned(),
+            "measured on one replica: several share peaks better, so each then carries somewhat more"
+                .to_owned(),
         );
     }
     let at_limit = [capacity.lower_step, capacity.upper_step].map(|i| &analysis.steps[i]);
     if at_limit.iter().any(|step| step.holds() && matches!(step.steady, Steadiness::Growing { .. })) {
-        warnings.push("requests in flight were still growing in the last step that holds: hold steps longer".to_owned());
+        warnings.push(
+            "requests in flight were still growing in the last step that holds: hold steps longer".to_owned(),
+        );
     }
     for check in analysis.validity.checks.iter().filter(|check| check.verdict == Verdict::Remark) {
         warnings.push(format!("{}: {}", check.name, check.detail));

@@ -38,7 +38,9 @@ pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, t
     if let Ok(average) = target.average_value {
         let fires_at = hpa::first_average_that_scales_up(average, tolerance, Generation::Inclusive);
         target.terms.push(term("averageValue, rounded down to milli-units", average.to_string()));
-        target.terms.push(term("scales up from an average of", format!("{} {}", fires_at.as_f64(), signal.unit())));
+        target
+            .terms
+            .push(term("scales up from an average of", format!("{} {}", fires_at.as_f64(), signal.unit())));
         target.fires_at = Some(fires_at);
     }
     target
@@ -50,7 +52,9 @@ fn term(name: impl Into<String>, value: impl Into<String>) -> Term {
 
 fn absent(signal: Signal) -> String {
     match signal {
-        Signal::Queue | Signal::Batch => "the server showed no such metric in the steps around the capacity".to_owned(),
+        Signal::Queue | Signal::Batch => {
+            "the server showed no such metric in the steps around the capacity".to_owned()
+        }
         Signal::DutyCycle | Signal::Dcgm => {
             "no GPU metric was observed; give the DCGM exporter's address with --gpu-metrics-url".to_owned()
         }
@@ -70,14 +74,16 @@ pub(super) fn gauge(signal: Signal, step: &StepAnalysis) -> Option<GaugeSummary>
 /// The largest target in milli-units that makes every controller scale up at `value`.
 fn round(signal: Signal, value: f64, tolerance: f64) -> Result<Milli, String> {
     let seen = Milli::floor(value).ok_or("the value at capacity is not a number")?;
-    let mut target = Milli::floor(value / (1.0 + tolerance)).ok_or("the value at capacity is not a number")?;
+    let mut target =
+        Milli::floor(value / (1.0 + tolerance)).ok_or("the value at capacity is not a number")?;
     // At exactly target x (1 + tolerance) today's controllers hold still, so a target may need to
     // go one milli-unit lower to fire at the very capacity.
     while target.0 > 0 && !fires(signal, seen, target, tolerance) {
         target.0 -= 1;
     }
     if target.0 <= 0 {
-        let reason = format!("its value at the capacity is {value:.3}: no target can tell that from an idle server");
+        let reason =
+            format!("its value at the capacity is {value:.3}: no target can tell that from an idle server");
         return Err(reason);
     }
     Ok(target)
@@ -95,7 +101,10 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
     let at = |index: usize| gauge(signal, &analysis.steps[index]);
     let side = |what: &str, index: usize, rate: String| {
         at(index).map(|g| {
-            let figures = format!("{:.2} ± {:.2} {unit} (mean ± standard error, n = {})", g.mean, g.standard_error, g.n);
+            let figures = format!(
+                "{:.2} ± {:.2} {unit} (mean ± standard error, n = {})",
+                g.mean, g.standard_error, g.n
+            );
             term(format!("{what} ({rate})"), figures)
         })
     };
@@ -106,15 +115,23 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
     .into_iter()
     .flatten()
     .collect();
-    let share = format!("at the capacity ({}, {:.0} % of the way)", capacity.per_replica, capacity.fraction * 100.0);
+    let share =
+        format!("at the capacity ({}, {:.0} % of the way)", capacity.per_replica, capacity.fraction * 100.0);
     terms.push(term(share, format!("{value:.3} {unit}")));
-    terms.push(term("divided by 1 + tolerance", format!("{:.3} {unit} ({tolerance})", value / (1.0 + tolerance))));
+    terms.push(term(
+        "divided by 1 + tolerance",
+        format!("{:.3} {unit} ({tolerance})", value / (1.0 + tolerance)),
+    ));
     terms
 }
 
 fn remarks(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
     let mut remarks = Vec::new();
-    let lowest = analysis.steps.iter().filter(|step| step.attempts > 0).min_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
+    let lowest = analysis
+        .steps
+        .iter()
+        .filter(|step| step.attempts > 0)
+        .min_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
     let low = lowest.and_then(|step| Some((step.achieved.0.min(step.offered.0), gauge(signal, step)?.mean)));
     if let Some((rate, low)) = low.filter(|(rate, low)| *rate > 0.0 && *low > 0.0 && value > *low) {
         let total = capacity.per_replica.0 * f64::from(analysis.replicas.0);
@@ -133,7 +150,8 @@ fn remarks(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity)
                 .to_owned(),
         );
     }
-    let ceiling = analysis.steps.iter().filter_map(|step| gauge(signal, step)).map(|g| g.mean).fold(0.0, f64::max);
+    let ceiling =
+        analysis.steps.iter().filter_map(|step| gauge(signal, step)).map(|g| g.mean).fold(0.0, f64::max);
     let bounded = signal != Signal::Queue && ceiling > 0.0 && value > NEAR_CEILING * ceiling;
     if bounded {
         remarks.push(format!(

@@ -7,8 +7,19 @@ use std::fmt::Write;
 
 /// The columns of `requests.csv`. Times are seconds from the origin.
 pub(super) const REQUEST_COLUMNS: [&str; 13] = [
-    "id", "step", "phase", "scheduled", "sent", "first_token", "last_token", "input_tokens", "output_tokens",
-    "chunks", "status", "error", "replica",
+    "id",
+    "step",
+    "phase",
+    "scheduled",
+    "sent",
+    "first_token",
+    "last_token",
+    "input_tokens",
+    "output_tokens",
+    "chunks",
+    "status",
+    "error",
+    "replica",
 ];
 
 /// The first columns of `samples.csv`; one for each series follows.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The disk refused.
-    #[error("cannot {what} {path}: {reason}")]
+    #[error("cannot {what} {path}: {reason}; make room or see to its permissions, or choose another --out")]
     Disk {
         /// What was attempted: "write", "read", "create".
         what: &'static str,
@@ -36,7 +36,9 @@ pub enum RecordError {
     #[error("{0} is no run directory: it holds no run.json")]
     NoRun(PathBuf),
     /// The run was written by another version.
-    #[error("{path} has format {found}, and this calibrate reads {expected}; use the calibrate that wrote it")]
+    #[error(
+        "{path} has format {found}, and this calibrate reads {expected}; use the calibrate that wrote it"
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -78,7 +80,12 @@ pub fn write_file(path: &Path, contents: &[u8]) -> Result<(), RecordError> {
         let mut file = std::fs::File::create(&draft)?;
         file.write_all(contents)?;
         file.sync_data()?;
-        std::fs::rename(&draft, path)
+        std::fs::rename(&draft, path)?;
+        // The new name is on disk only once its directory is.
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        }
     };
     write().map_err(|reason| {
         // A draft that could not be completed is of no use to anyone.

@@ -2,7 +2,7 @@
 
 use super::csv_format::{REQUEST_COLUMNS, Row, SAMPLE_COLUMNS, read_request, read_sample};
 use super::{FORMAT, RecordError, RunInfo, RunState, VERSION};
-use crate::measurement::{Event, RequestOutcome, Sample, StepIndex};
+use crate::measurement::{Event, RequestOutcome, Sample, Series, StepIndex};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -37,8 +37,9 @@ pub fn read(directory: &Path) -> Result<RecordedRun, RecordError> {
     if info.state == RunState::Running {
         remarks.push("the run did not end by itself: it is still going on, or was killed".to_owned());
     }
-    let requests = read_csv(directory, "requests.csv", &REQUEST_COLUMNS, read_request, &mut remarks)?;
-    let samples = read_csv(directory, "samples.csv", &SAMPLE_COLUMNS, read_sample, &mut remarks)?;
+    let requests = read_csv(directory, "requests.csv", &REQUEST_COLUMNS, &[], read_request, &mut remarks)?;
+    let series: Vec<&str> = Series::ALL.iter().map(|series| series.column()).collect();
+    let samples = read_csv(directory, "samples.csv", &SAMPLE_COLUMNS, &series, read_sample, &mut remarks)?;
     let events = read_events(directory, &mut remarks)?;
     let gaps = read_gaps(directory, &mut remarks)?;
     Ok(RecordedRun { info, requests, samples, events, gaps, remarks })
@@ -48,22 +49,26 @@ fn read_info(directory: &Path) -> Result<RunInfo, RecordError> {
     let path = directory.join("run.json");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(RecordError::NoRun(directory.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(RecordError::NoRun(directory.to_owned()));
+        }
         Err(error) => return Err(RecordError::disk("read", &path)(error)),
     };
     let content = |error: &serde_json::Error| RecordError::Content {
         path: path.clone(),
-        place: format!(":{}", error.line()),
+        place: String::new(),
         problem: error.to_string(),
     };
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| content(&error))?;
-    let said = |name: &str| value.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let said = |name: &str| {
+        value.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    };
     let found = format!("{} {}", said("format").unwrap_or_default(), said("version").unwrap_or_default());
     let expected = format!("{FORMAT} {VERSION}");
     if found != expected {
         return Err(RecordError::Version { path, found, expected });
     }
-    serde_json::from_value(value).map_err(|error| content(&error))
+    serde_json::from_str(&text).map_err(|error| content(&error))
 }
 
 /// The text of a file up to its last complete line; nothing where it is missing.
@@ -92,6 +97,7 @@ fn read_csv<T>(
     directory: &Path,
     name: &str,
     needed: &[&str],
+    optional: &[&str],
     read_row: fn(&Row) -> Result<T, String>,
     remarks: &mut Vec<String>,
 ) -> Result<Vec<T>, RecordError> {
@@ -102,7 +108,7 @@ fn read_csv<T>(
         problem,
     };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|error| content(1, error.to_string()))?;
+    let header = reader.headers().map_err(|error| content(1, error.to_string()))?.clone();
     let columns: HashMap<String, usize> = header.iter().map(str::to_owned).zip(0..).collect();
     if columns.is_empty() || text.is_empty() {
         return Ok(Vec::new());
@@ -110,11 +116,18 @@ fn read_csv<T>(
     if let Some(missing) = needed.iter().find(|column| !columns.contains_key(**column)) {
         return Err(content(1, format!("the column {missing} is missing")));
     }
+    for unknown in header.iter().filter(|column| !needed.contains(column) && !optional.contains(column)) {
+        remarks.push(format!("{name} has a column {unknown} that is not known, and is passed over"));
+    }
     let mut rows = Vec::new();
     for record in reader.records() {
         let line = |record: &csv::StringRecord| record.position().map_or(0, csv::Position::line);
-        let record = record.map_err(|error| content(error.position().map_or(0, csv::Position::line), error.to_string()))?;
-        rows.push(read_row(&Row { columns: &columns, record: &record }).map_err(|problem| content(line(&record), problem))?);
+        let record = record
+            .map_err(|error| content(error.position().map_or(0, csv::Position::line), error.to_string()))?;
+        rows.push(
+            read_row(&Row { columns: &columns, record: &record })
+                .map_err(|problem| content(line(&record), problem))?,
+        );
     }
     Ok(rows)
 }
@@ -132,22 +145,31 @@ fn read_events(directory: &Path, remarks: &mut Vec<String>) -> Result<Vec<Event>
     Ok(events)
 }
 
-fn read_gaps(directory: &Path, remarks: &mut Vec<String>) -> Result<BTreeMap<StepIndex, Histogram<u64>>, RecordError> {
+fn read_gaps(
+    directory: &Path,
+    remarks: &mut Vec<String>,
+) -> Result<BTreeMap<StepIndex, Histogram<u64>>, RecordError> {
     const NAME: &str = "latency/itl.hlog";
     let text = complete_lines(directory, NAME, remarks)?;
-    let content = |problem: String| RecordError::Content { path: directory.join(NAME), place: String::new(), problem };
+    let content =
+        |problem: String| RecordError::Content { path: directory.join(NAME), place: String::new(), problem };
     let mut gaps: BTreeMap<StepIndex, Histogram<u64>> = BTreeMap::new();
     let mut deserializer = Deserializer::new();
     for entry in IntervalLogIterator::new(text.as_bytes()) {
-        let LogEntry::Interval(interval) = entry.map_err(|error| content(format!("{error:?}")))? else { continue };
+        let LogEntry::Interval(interval) = entry.map_err(|error| content(format!("{error:?}")))? else {
+            continue;
+        };
         let step = interval.tag().and_then(|tag| tag.as_str().strip_prefix("step-")?.parse().ok());
         let step = step.ok_or_else(|| content("an interval has no tag step-N".to_owned()))?;
-        let encoded = base64_decode(interval.encoded_histogram()).ok_or_else(|| content("no base64".to_owned()))?;
-        let histogram: Histogram<u64> =
-            deserializer.deserialize(&mut encoded.as_slice()).map_err(|error| content(format!("{error:?}")))?;
+        let encoded =
+            base64_decode(interval.encoded_histogram()).ok_or_else(|| content("no base64".to_owned()))?;
+        let histogram: Histogram<u64> = deserializer
+            .deserialize(&mut encoded.as_slice())
+            .map_err(|error| content(format!("{error:?}")))?;
         match gaps.entry(step) {
             std::collections::btree_map::Entry::Vacant(slot) => {
-                slot.insert(histogram);
+                // Intervals may differ in their range.
+                slot.insert(histogram).auto(true);
             }
             std::collections::btree_map::Entry::Occupied(mut slot) => {
                 slot.get_mut().add(&histogram).map_err(|error| content(format!("{error:?}")))?;

@@ -8,8 +8,8 @@ use super::{RecordError, RunInfo, RunState, write_file};
 use crate::measurement::{Event, Phase, RequestOutcome, Sample, StepIndex};
 use crate::units::Seconds;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long a record may wait for the disk.
 const FLUSH: Duration = Duration::from_millis(900);
+
+const ENDED_EARLY: &str = "the recorder ended early";
 
 /// The latencies that have a log of their own, each in `latency/NAME.hlog`.
 pub(super) const LATENCIES: [&str; 4] = ["ttft", "itl", "tpot", "e2e"];
@@ -67,7 +69,14 @@ pub struct Recorder {
     info: RunInfo,
     sender: Sender<Message>,
     thread: JoinHandle<()>,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<Mutex<Failure>>,
+}
+
+/// What the disk refused first, and how many records came after it.
+#[derive(Debug, Default)]
+struct Failure {
+    reason: Option<String>,
+    lost: u64,
 }
 
 impl Recorder {
@@ -76,15 +85,16 @@ impl Recorder {
     /// # Errors
     /// A directory that holds something already or cannot be written.
     pub fn create(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
-        std::fs::create_dir_all(directory.join("latency")).map_err(RecordError::disk("create", directory))?;
-        let entries = std::fs::read_dir(directory).map_err(RecordError::disk("read", directory))?;
-        if entries.flatten().any(|entry| entry.file_name() != "latency") {
+        std::fs::create_dir_all(directory).map_err(RecordError::disk("create", directory))?;
+        let mut entries = std::fs::read_dir(directory).map_err(RecordError::disk("read", directory))?;
+        if entries.next().is_some() {
             return Err(RecordError::NotEmpty(directory.to_owned()));
         }
+        std::fs::create_dir(directory.join("latency")).map_err(RecordError::disk("create", directory))?;
         write_info(directory, &info)?;
         let files = Files::create(directory)?;
         let (sender, receiver) = channel();
-        let failure = Arc::new(Mutex::new(None));
+        let failure = Arc::<Mutex<Failure>>::default();
         let shared = Arc::clone(&failure);
         let thread = std::thread::Builder::new()
             .name("recorder".to_owned())
@@ -98,55 +108,63 @@ impl Recorder {
         RecordHandle { sender: self.sender.clone() }
     }
 
-    /// The first error of the disk, after which nothing more was written.
+    /// The first error of the disk, after which nothing more is written and records count as lost.
     pub fn failed(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let reason = self.failure.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
+        reason.or_else(|| self.thread.is_finished().then(|| ENDED_EARLY.to_owned()))
     }
 
-    /// Writes what is still on the way and says how the run ended.
+    /// Writes what is still on the way and says how the run ended. A run that lost records is
+    /// interrupted, whatever `state` says.
     ///
     /// # Errors
     /// What the disk refused, now or before.
     pub fn finish(self, state: RunState, reason: Option<String>) -> Result<(), RecordError> {
         let _ = self.sender.send(Message::Finish);
         let panicked = self.thread.join().is_err();
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let info = RunInfo { state, reason, ..self.info };
-        write_info(&self.directory, &info)?;
-        match failure {
-            None if !panicked => Ok(()),
-            failure => Err(RecordError::Disk {
-                what: "write",
-                path: self.directory,
-                reason: std::io::Error::other(failure.unwrap_or_else(|| "the recorder ended early".to_owned())),
-            }),
-        }
+        let failure = std::mem::take(&mut *self.failure.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(problem) = failure.reason.or_else(|| panicked.then(|| ENDED_EARLY.to_owned())) else {
+            return write_info(&self.directory, &RunInfo { state, reason, ..self.info });
+        };
+        let reason = format!("{problem}; up to {} records were lost", failure.lost);
+        let info = RunInfo { state: RunState::Interrupted, reason: Some(reason.clone()), ..self.info };
+        // The first refusal tells more than one that may follow from it.
+        let _ = write_info(&self.directory, &info);
+        Err(RecordError::Disk { what: "write", path: self.directory, reason: std::io::Error::other(reason) })
     }
 }
 
 fn write_info(directory: &Path, info: &RunInfo) -> Result<(), RecordError> {
     let path = directory.join("run.json");
-    let text = serde_json::to_string_pretty(info).map_err(|error| RecordError::disk("write", &path)(error.into()))?;
+    let text = serde_json::to_string_pretty(info)
+        .map_err(|error| RecordError::disk("write", &path)(error.into()))?;
     write_file(&path, text.as_bytes())
 }
 
 /// The thread's work: takes records until it is told to finish, and keeps the disk up to date.
 #[allow(clippy::disallowed_methods, reason = "when to flush is the recorder's own matter, no measurement")]
-fn record(mut files: Files, messages: &Receiver<Message>, failure: &Mutex<Option<String>>) {
+fn record(mut files: Files, messages: &Receiver<Message>, failure: &Mutex<Failure>) {
     let mut flushed = Instant::now();
-    let mut broken = false;
+    let (mut broken, mut waiting) = (false, 0);
     loop {
         let message = messages.recv_timeout(FLUSH.saturating_sub(flushed.elapsed()));
         let over = matches!(message, Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected));
-        if let Ok(message) = message {
-            files.take(message);
+        match message {
+            Ok(Message::Finish) | Err(_) => {}
+            Ok(_) if broken => failure.lock().unwrap_or_else(PoisonError::into_inner).lost += 1,
+            Ok(message) => {
+                files.take(message);
+                waiting += 1;
+            }
         }
         if (over || flushed.elapsed() >= FLUSH) && !broken {
             if let Err(error) = files.flush() {
                 // What is on disk stays readable; the run stops once it sees this.
                 broken = true;
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Failure { reason: Some(error), lost: waiting };
             }
+            waiting = 0;
             flushed = Instant::now();
         }
         if over {
@@ -164,26 +182,28 @@ struct Files {
 }
 
 struct Appended {
+    name: &'static str,
     file: File,
     waiting: String,
 }
 
 impl Appended {
-    fn create(directory: &Path, name: &str, header: &str) -> Result<Appended, RecordError> {
+    fn create(directory: &Path, name: &'static str, header: &str) -> Result<Appended, RecordError> {
         let path = directory.join(name);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(RecordError::disk("write", &path))?;
-        let mut appended = Appended { file, waiting: header.to_owned() };
-        appended.flush().map_err(RecordError::disk("write", &path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(RecordError::disk("write", &path))?;
+        let mut appended = Appended { name, file, waiting: header.to_owned() };
+        appended.write().map_err(RecordError::disk("write", &path))?;
         Ok(appended)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
+    fn write(&mut self) -> std::io::Result<()> {
         self.file.write_all(self.waiting.as_bytes())?;
         self.waiting.clear();
-        self.file.sync_data()
+        Ok(())
     }
 }
 
@@ -220,7 +240,9 @@ impl Files {
         if outcome.phase != Phase::Hold {
             return;
         }
-        let of = |latency: Option<Seconds>| latency.filter(|_| outcome.is_ok()).map(|s| (s.0 * 1e6).round() as u64);
+        let of = |latency: Option<Seconds>| {
+            latency.filter(|_| outcome.is_ok()).map(|s| (s.0 * 1e6).round() as u64)
+        };
         let (ttft, tpot, e2e) = (of(outcome.ttft()), of(outcome.tpot()), of(outcome.e2e()));
         let end = outcome.last_token.or(outcome.sent).unwrap_or(outcome.scheduled);
         for log in &mut self.latencies {
@@ -233,13 +255,22 @@ impl Files {
         }
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        for log in &mut self.latencies {
-            log.flush()?;
+    /// Everything is handed to the system before anything is synced, since a killed process loses
+    /// only the former, and a slow disk makes the latter long. An error says which file.
+    fn flush(&mut self) -> Result<(), String> {
+        let named =
+            |name: &str, result: std::io::Result<()>| result.map_err(|error| format!("{name}: {error}"));
+        let mut texts = [&mut self.requests, &mut self.samples, &mut self.events];
+        for text in &mut texts {
+            named(text.name, text.write())?;
         }
-        self.requests.flush()?;
-        self.samples.flush()?;
-        self.events.flush()
+        for log in &mut self.latencies {
+            named(log.name, log.write())?;
+        }
+        for text in texts {
+            named(text.name, text.file.sync_data())?;
+        }
+        self.latencies.iter().try_for_each(|log| named(log.name, log.file.sync_data()))
     }
 }
 
@@ -261,14 +292,18 @@ struct Interval {
 impl LatencyLog {
     fn create(directory: &Path, name: &'static str) -> Result<LatencyLog, RecordError> {
         let path = directory.join("latency").join(format!("{name}.hlog"));
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(RecordError::disk("write", &path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(RecordError::disk("write", &path))?;
         Ok(LatencyLog { name, file, begun: false, waiting: BTreeMap::new() })
     }
 
     fn record(&mut self, step: StepIndex, end: Seconds, values_us: impl IntoIterator<Item = u64>) {
         for value in values_us {
             if let std::collections::btree_map::Entry::Vacant(slot) = self.waiting.entry(step)
-                && let Ok(histogram) = Histogram::new(3)
+                && let Ok(histogram) = Histogram::new_with_bounds(1, u64::from(u32::MAX), 3)
             {
                 slot.insert(Interval { from: end.0, to: end.0, histogram });
             }
@@ -280,7 +315,7 @@ impl LatencyLog {
         }
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn write(&mut self) -> std::io::Result<()> {
         if self.waiting.is_empty() && self.begun {
             return Ok(());
         }
@@ -288,15 +323,16 @@ impl LatencyLog {
         self.render(&mut text).map_err(|error| std::io::Error::other(format!("{error:?}")))?;
         self.begun = true;
         self.waiting.clear();
-        self.file.write_all(&text)?;
-        self.file.sync_data()
+        self.file.write_all(&text)
     }
 
     fn render(&self, text: &mut Vec<u8>) -> Result<(), Box<dyn std::fmt::Debug>> {
         let mut serializer = V2DeflateSerializer::new();
         let mut builder = IntervalLogWriterBuilder::new();
         if !self.begun {
-            builder.add_comment("calibrate latency log: microseconds; one histogram per flush and step, tag step-N");
+            builder.add_comment(
+                "calibrate latency log: microseconds; one histogram per flush and step, tag step-N",
+            );
         }
         let boxed = |error: std::io::Error| -> Box<dyn std::fmt::Debug> { Box::new(error) };
         let mut writer = builder.begin_log_with(text, &mut serializer).map_err(boxed)?;
@@ -311,4 +347,3 @@ impl LatencyLog {
         Ok(())
     }
 }
-

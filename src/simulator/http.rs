@@ -48,7 +48,8 @@ pub(super) fn router(config: SimulatorConfig, shard: Arc<Shard>) -> Router {
 }
 
 async fn allow_any_origin(mut response: Response) -> Response {
-    let vary = HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
+    let vary =
+        HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
     response.headers_mut().insert(VARY, vary);
     response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
@@ -97,13 +98,15 @@ async fn gpu_metrics(State(app): State<App>) -> String {
 
 async fn generate(State(app): State<App>, Json(request): Json<GenerateRequest>) -> Response {
     let details = request.parameters.details;
-    let prompt = Prompt::plain(request.inputs, request.parameters.max_new_tokens, request.parameters.temperature);
+    let prompt =
+        Prompt::plain(request.inputs, request.parameters.max_new_tokens, request.parameters.temperature);
     app.answer(prompt, Shape::Generate { details, prefix: String::new() }, false).await
 }
 
 async fn generate_stream(State(app): State<App>, Json(request): Json<GenerateRequest>) -> Response {
     let details = request.parameters.details;
-    let prompt = Prompt::plain(request.inputs, request.parameters.max_new_tokens, request.parameters.temperature);
+    let prompt =
+        Prompt::plain(request.inputs, request.parameters.max_new_tokens, request.parameters.temperature);
     app.answer(prompt, Shape::Generate { details, prefix: String::new() }, true).await
 }
 
@@ -144,7 +147,10 @@ impl App {
             };
         }
         // A stream is HTTP 200 from its first moment, whatever becomes of it.
-        let headers = compute_headers(&[("x-compute-characters", letters.to_string()), ("x-accel-buffering", "no".to_owned())]);
+        let headers = compute_headers(&[
+            ("x-compute-characters", letters.to_string()),
+            ("x-accel-buffering", "no".to_owned()),
+        ]);
         match accepted {
             Ok(answering) => sse(headers, stream::of_answer(answering)),
             Err(refusal) => {
@@ -167,7 +173,11 @@ impl App {
         let ticket = ticket.map_err(|refused| match refused {
             Refused::Overloaded => {
                 metrics.failed("overloaded");
-                Refusal { status: StatusCode::TOO_MANY_REQUESTS, message: refused.to_string(), kind: "overloaded" }
+                Refusal {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    message: refused.to_string(),
+                    kind: "overloaded",
+                }
             }
             Refused::TooLarge => {
                 metrics.failed("validation");
@@ -203,7 +213,9 @@ fn json_body(status: StatusCode, body: serde_json::Value) -> Response {
 
 fn sse(
     headers: HeaderMap,
-    events: impl futures::Stream<Item = Result<axum::response::sse::Event, std::convert::Infallible>> + Send + 'static,
+    events: impl futures::Stream<Item = Result<axum::response::sse::Event, std::convert::Infallible>>
+    + Send
+    + 'static,
 ) -> Response {
     (headers, Sse::new(events).keep_alive(KeepAlive::default())).into_response()
 }
@@ -226,7 +238,8 @@ async fn whole(mut answering: Answering) -> Response {
         match delivery {
             Delivery::Failed(message) => {
                 let message = format!("Request failed during generation: {message}");
-                return Refusal { status: StatusCode::FAILED_DEPENDENCY, message, kind: "generation" }.into_response();
+                return Refusal { status: StatusCode::FAILED_DEPENDENCY, message, kind: "generation" }
+                    .into_response();
             }
             Delivery::Token { serial, last, .. } => {
                 let (id, text, special) = answering.take(serial, last);

@@ -2,8 +2,12 @@
 
 use crate::batching::{Forward, Gauges, JoinReason, Observation};
 use crate::units::Seconds;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{
+    counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
 /// The metrics of one server.
 pub(super) struct Metrics {
@@ -31,7 +35,10 @@ impl Metrics {
             .set_buckets_for_metric(full("tgi_request_input_length"), &linear_buckets(max_input_tokens))?
             .set_buckets_for_metric(full("tgi_request_generated_tokens"), &linear_buckets(max_total_tokens))?
             .set_buckets_for_metric(full("tgi_request_max_new_tokens"), &linear_buckets(max_total_tokens))?
-            .set_buckets_for_metric(full("tgi_batch_next_size"), &(1..=1024).map(f64::from).collect::<Vec<_>>())?
+            .set_buckets_for_metric(
+                full("tgi_batch_next_size"),
+                &(1..=1024).map(f64::from).collect::<Vec<_>>(),
+            )?
             .build_recorder();
         let handle = recorder.handle();
         let metrics = Metrics { recorder, handle };
@@ -93,7 +100,8 @@ impl Metrics {
             histogram!("tgi_request_duration").record(total.0);
             histogram!("tgi_request_queue_duration").record(queued.0);
             histogram!("tgi_request_inference_duration").record(served.0);
-            histogram!("tgi_request_mean_time_per_token_duration").record(served.0 / f64::from(tokens.max(1)));
+            histogram!("tgi_request_mean_time_per_token_duration")
+                .record(served.0 / f64::from(tokens.max(1)));
             histogram!("tgi_request_generated_tokens").record(f64::from(tokens));
         });
     }

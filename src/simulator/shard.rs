@@ -91,7 +91,8 @@ impl Drop for Ticket {
 impl Shard {
     #[allow(clippy::disallowed_methods, reason = "the simulator plays its model in real time, from here")]
     pub(super) fn start(config: &SimulatorConfig) -> io::Result<Arc<Shard>> {
-        let metrics = Metrics::new(config.max_total_tokens - 1, config.max_total_tokens).map_err(io::Error::other)?;
+        let metrics =
+            Metrics::new(config.max_total_tokens - 1, config.max_total_tokens).map_err(io::Error::other)?;
         let core = Core {
             server: Server::new(config.model),
             out: Output::default(),
@@ -102,8 +103,12 @@ impl Shard {
             serial: 0,
             stopped: false,
         };
-        let shard =
-            Arc::new(Shard { core: Mutex::new(core), changed: Condvar::new(), origin: Instant::now(), metrics });
+        let shard = Arc::new(Shard {
+            core: Mutex::new(core),
+            changed: Condvar::new(),
+            origin: Instant::now(),
+            metrics,
+        });
         let thread = Arc::clone(&shard);
         std::thread::Builder::new().name("simulated-shard".to_owned()).spawn(move || thread.run())?;
         Ok(shard)
@@ -173,7 +178,8 @@ impl Shard {
                 tidied = now;
                 self.metrics.upkeep();
             }
-            let wait = core.server.next_event().map_or(UPKEEP, |time| (time - self.now()).to_duration().min(UPKEEP));
+            let wait =
+                core.server.next_event().map_or(UPKEEP, |time| (time - self.now()).to_duration().min(UPKEEP));
             if !wait.is_zero() {
                 core = self.changed.wait_timeout(core, wait).unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -235,7 +241,10 @@ impl Shard {
     fn fail(&self, core: &mut Core, emission: &Emission) {
         let message = match emission.index {
             1 => "CUDA out of memory. Tried to allocate 2.00 GiB (simulated)".to_owned(),
-            _ => format!("CUDA error: an illegal memory access was encountered (simulated, request {})", emission.id),
+            _ => format!(
+                "CUDA error: an illegal memory access was encountered (simulated, request {})",
+                emission.id
+            ),
         };
         let mut lost = core.server.fail_batch(&mut core.out);
         lost.push(emission.id);

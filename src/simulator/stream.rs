@@ -69,9 +69,11 @@ impl Answering {
     /// The events of one delivery.
     fn events(&mut self, delivery: Delivery) -> Vec<String> {
         match delivery {
-            Delivery::Failed(message) => {
-                error_events(&self.shape, &format!("Request failed during generation: {message}"), "generation")
-            }
+            Delivery::Failed(message) => error_events(
+                &self.shape,
+                &format!("Request failed during generation: {message}"),
+                "generation",
+            ),
             Delivery::Token { index, serial, last } => {
                 let (id, text, special) = self.take(serial, last);
                 if last {
@@ -79,7 +81,13 @@ impl Answering {
                 }
                 match &self.shape {
                     Shape::Generate { details, prefix } => {
-                        vec![self.generate_event(index, id, &text, special, last.then_some((*details, prefix)))]
+                        vec![self.generate_event(
+                            index,
+                            id,
+                            &text,
+                            special,
+                            last.then_some((*details, prefix)),
+                        )]
                     }
                     Shape::Chat { include_usage } => self.chat_events(&text, special, last, *include_usage),
                     Shape::Completions => self.completions_events(&text, special, last),
@@ -88,10 +96,20 @@ impl Answering {
         }
     }
 
-    fn generate_event(&self, index: u32, id: u64, text: &str, special: bool, end: Option<(bool, &String)>) -> String {
-        let token =
-            format!("{{\"index\":{index},\"token\":{{\"id\":{id},\"text\":\"{text}\",\"logprob\":-0.5,\"special\":{special}}}");
-        let Some((details, prefix)) = end else { return format!("{token},\"generated_text\":null,\"details\":null}}") };
+    fn generate_event(
+        &self,
+        index: u32,
+        id: u64,
+        text: &str,
+        special: bool,
+        end: Option<(bool, &String)>,
+    ) -> String {
+        let token = format!(
+            "{{\"index\":{index},\"token\":{{\"id\":{id},\"text\":\"{text}\",\"logprob\":-0.5,\"special\":{special}}}"
+        );
+        let Some((details, prefix)) = end else {
+            return format!("{token},\"generated_text\":null,\"details\":null}}");
+        };
         let whole = serde_json::Value::from(format!("{prefix}{}", self.text));
         let details = if details {
             format!(
@@ -135,7 +153,9 @@ impl Answering {
         let head = format!("{{\"object\":\"text_completion\",\"id\":\"\",\"created\":{}", self.created);
         let names = format!("\"model\":\"{}\",\"system_fingerprint\":\"{FINGERPRINT}\"", self.model_id);
         let choice = |reason: &str| {
-            format!("\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"logprobs\":null,\"finish_reason\":\"{reason}\"}}]")
+            format!(
+                "\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"logprobs\":null,\"finish_reason\":\"{reason}\"}}]"
+            )
         };
         if !last {
             return vec![format!("{head},{},{names}}}", choice(""))];
@@ -158,18 +178,25 @@ pub(super) fn error_events(shape: &Shape, message: &str, kind: &str) -> Vec<Stri
     match shape {
         Shape::Generate { .. } => vec![format!("{{\"error\":{message},\"error_type\":\"{kind}\"}}")],
         Shape::Chat { .. } | Shape::Completions => {
-            vec![format!("{{\"error\":{{\"message\":{message},\"http_status_code\":422}}}}"), "[DONE]".to_owned()]
+            vec![
+                format!("{{\"error\":{{\"message\":{message},\"http_status_code\":422}}}}"),
+                "[DONE]".to_owned(),
+            ]
         }
     }
 }
 
 /// A stream of given events.
-pub(super) fn of_events(events: Vec<String>) -> impl futures::Stream<Item = Result<Event, Infallible>> + Send {
+pub(super) fn of_events(
+    events: Vec<String>,
+) -> impl futures::Stream<Item = Result<Event, Infallible>> + Send {
     futures::stream::iter(events.into_iter().map(|data| Ok(Event::default().data(data))))
 }
 
 /// The stream of an answer as it comes out of the shard.
-pub(super) fn of_answer(answering: Answering) -> impl futures::Stream<Item = Result<Event, Infallible>> + Send {
+pub(super) fn of_answer(
+    answering: Answering,
+) -> impl futures::Stream<Item = Result<Event, Infallible>> + Send {
     let state = (answering, VecDeque::new());
     futures::stream::unfold(state, |(mut answering, mut ready)| async move {
         if ready.is_empty() {

@@ -41,7 +41,11 @@ fn a_lone_request_costs_its_prefill_and_a_decode_for_each_further_token() {
     for (time, expected) in times.iter().zip(expected) {
         assert!((time - expected).abs() < 1e-9, "{time} {expected}");
     }
-    let computed: f64 = out.observations.iter().map(|o| if let Observation::Forward { took, .. } = o { took.0 } else { 0.0 }).sum();
+    let computed: f64 = out
+        .observations
+        .iter()
+        .map(|o| if let Observation::Forward { took, .. } = o { took.0 } else { 0.0 })
+        .sum();
     assert!((computed - (0.05 + 99.0 * 0.018_35)).abs() < 1e-9);
 }
 

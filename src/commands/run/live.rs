@@ -85,8 +85,10 @@ impl Live {
         let mut ttft: Vec<f64> =
             recent.filter(|r| r.step == step.index && r.is_ok()).filter_map(|r| Some(r.ttft()?.0)).collect();
         ttft.sort_by(f64::total_cmp);
-        let p95 = ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1)).map(|s| Seconds(*s).to_string());
-        let failed = state.requests.iter().rev().take_while(|r| r.step == step.index).filter(|r| !r.is_ok()).count();
+        let p95 =
+            ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1)).map(|s| Seconds(*s).to_string());
+        let failed =
+            state.requests.iter().rev().take_while(|r| r.step == step.index).filter(|r| !r.is_ok()).count();
         let last = |series| state.samples.iter().rev().take(8).find_map(|sample| sample.get(series));
         let shown = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}"));
         let failures = if failed > 0 { format!("  failed {failed}") } else { String::new() };
@@ -107,12 +109,14 @@ impl drive::Sink for Live {
         let lost = matches!(outcome.error, Some(FailureKind::Connect | FailureKind::Truncated));
         state.lost_in_a_row = if lost { state.lost_in_a_row + 1 } else { 0 };
         if state.lost_in_a_row == GONE_AFTER {
-            let fault = format!("the server is gone: {GONE_AFTER} requests in a row lost their connection or got none");
+            let fault = format!(
+                "the server is gone: {GONE_AFTER} requests in a row lost their connection or got none"
+            );
             state.fault.get_or_insert(fault);
         }
         if outcome.phase == crate::measurement::Phase::Hold && !gaps_us.is_empty() {
             if let std::collections::btree_map::Entry::Vacant(slot) = state.gaps.entry(outcome.step)
-                && let Ok(histogram) = Histogram::new(3)
+                && let Ok(histogram) = Histogram::new_with_bounds(1, u64::from(u32::MAX), 3)
             {
                 slot.insert(histogram);
             }

@@ -61,7 +61,8 @@ impl Setup {
     ) -> Result<Setup, Failure> {
         let mut sizes = sizes(scenario)?;
         let (simulator, url) = start_server(scenario, console).await?;
-        let target = Target::new(&url, scenario.api, scenario.timeout, scenario.max_new_tokens).or_exit(Exit::Usage)?;
+        let target = Target::new(&url, scenario.api, scenario.timeout, scenario.max_new_tokens)
+            .or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
         let typical = typical(&mut sizes);
         let probe = probe(&target, RunClock::start(), scenario.seed, typical).await.map_err(|error| {
@@ -130,9 +131,12 @@ async fn start_server(
     if let Some(url) = &scenario.target {
         return Ok((None, url.clone()));
     }
-    let running = crate::commands::sim::start(&scenario.preset, scenario.seed, 0).await?;
+    let running = crate::commands::sim::start(&scenario.preset, 0).await?;
     let url = format!("http://{}", running.addr());
-    console.note(&format!("no --target, so this is the embedded simulated server '{}' at {url}", scenario.preset));
+    console.note(&format!(
+        "no --target, so this is the embedded simulated server '{}' at {url}",
+        scenario.preset
+    ));
     Ok((Some(running), url))
 }
 
@@ -185,7 +189,9 @@ fn run_info(
     started: jiff::Timestamp,
     directory: &Path,
 ) -> RunInfo {
-    let run_id = directory.file_name().map_or_else(|| scenario.name.clone(), |name| name.to_string_lossy().into_owned());
+    let run_id = directory
+        .file_name()
+        .map_or_else(|| scenario.name.clone(), |name| name.to_string_lossy().into_owned());
     let of = |source| scraped.iter().filter(move |t| t.source == source).map(|t| t.url.clone()).collect();
     RunInfo::new(
         run_id,

@@ -162,20 +162,29 @@ fn openai(choices: &[Choice], usage: Option<Usage>) -> Meaning {
     };
     let has_token = choices.iter().any(text);
     // /v1/completions sends an empty finish_reason until the last chunk.
-    let finish_reason = choices.iter().find_map(|choice| choice.finish_reason.clone().filter(|r| !r.is_empty()));
+    let finish_reason =
+        choices.iter().find_map(|choice| choice.finish_reason.clone().filter(|r| !r.is_empty()));
     if finish_reason.is_none() && usage.is_none() {
         return if has_token { Meaning::Token } else { Meaning::Nothing };
     }
     let (input_tokens, output_tokens) =
         usage.map_or((None, None), |usage| (usage.prompt_tokens, usage.completion_tokens));
-    Meaning::End(EndPart { has_token, is_last: finish_reason.is_some(), input_tokens, output_tokens, finish_reason })
+    Meaning::End(EndPart {
+        has_token,
+        is_last: finish_reason.is_some(),
+        input_tokens,
+        output_tokens,
+        finish_reason,
+    })
 }
 
 /// The failure in an `error` field: a string beside `error_type`, or an object with a message.
 pub(super) fn failure(error: &serde_json::Value, error_type: Option<&str>) -> Meaning {
     let message = match error {
         serde_json::Value::String(message) => message.clone(),
-        other => other.get("message").and_then(|m| m.as_str()).map_or_else(|| other.to_string(), str::to_owned),
+        other => {
+            other.get("message").and_then(|m| m.as_str()).map_or_else(|| other.to_string(), str::to_owned)
+        }
     };
     let kind = match error_type {
         Some("overloaded") => FailureKind::Overloaded,

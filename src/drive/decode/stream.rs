@@ -55,7 +55,14 @@ impl StreamDecoder {
     /// A decoder for a stream that has not begun.
     pub fn new(format: StreamFormat) -> Self {
         let framer = Framer::default();
-        StreamDecoder { format, framer, saw_event: false, ended: false, finished: Finished::default(), failure: None }
+        StreamDecoder {
+            format,
+            framer,
+            saw_event: false,
+            ended: false,
+            finished: Finished::default(),
+            failure: None,
+        }
     }
 
     /// Feeds bytes of the body and calls `on_token` for each event with a token that they complete.

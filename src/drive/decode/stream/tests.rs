@@ -140,9 +140,18 @@ fn a_stream_that_stops_anywhere_before_its_end_is_truncated() {
 #[test]
 fn empty_role_chunks_comments_and_empty_texts_are_no_tokens() {
     let chunk = |content: &str, reason: &str| {
-        format!("data: {{\"choices\":[{{\"delta\":{{\"role\":\"assistant\",\"content\":{content}}},\"finish_reason\":{reason}}}]}}\n\n")
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"role\":\"assistant\",\"content\":{content}}},\"finish_reason\":{reason}}}]}}\n\n"
+        )
     };
-    let stream = [":\n\n", &chunk("\"\"", "null"), &chunk("null", "null"), &chunk("\"a\"", "null"), &chunk("\"\"", "\"stop\""), "data: [DONE]\n\n"];
+    let stream = [
+        ":\n\n",
+        &chunk("\"\"", "null"),
+        &chunk("null", "null"),
+        &chunk("\"a\"", "null"),
+        &chunk("\"\"", "\"stop\""),
+        "data: [DONE]\n\n",
+    ];
     let result = decode(StreamFormat::Chat, &[stream.concat().as_bytes()]);
     assert_eq!((result.tokens, result.end.map(|end| end.finish_reason)), (1, Ok(Some("stop".to_owned()))));
 }
@@ -164,7 +173,11 @@ fn errors_with_another_status_are_classified_by_it() {
 fn what_is_not_json_is_malformed() {
     for body in ["data: hello\n\n", "data: {\n\n", "data: []\n\n", "data: {\"x\":1}\n\n"] {
         for format in [StreamFormat::Generate, StreamFormat::Chat] {
-            assert_eq!(decode(format, &[body.as_bytes()]).end.unwrap_err().kind, FailureKind::Malformed, "{body}");
+            assert_eq!(
+                decode(format, &[body.as_bytes()]).end.unwrap_err().kind,
+                FailureKind::Malformed,
+                "{body}"
+            );
         }
     }
 }

@@ -1,0 +1,164 @@
+//! From a recorded run to everything that is derived from it. `run` ends with this and `report`
+//! repeats it, so that both say the same.
+
+use crate::analyze::{Analysis, Measured, analyze};
+use crate::cli::Exit;
+use crate::cli::console::Console;
+use crate::manifest::{self, ClusterNames};
+use crate::recommend::{Recommendation, recommend};
+use crate::record::{self, RecordedRun, RunState};
+use crate::report::{self, ReportInput, RunFacts};
+use crate::scenario::{ClusterSettings, Scenario, Settings};
+use crate::units::Replicas;
+use anyhow::Context;
+use std::path::Path;
+
+/// What a record tells.
+pub(super) struct Derived {
+    analysis: Analysis,
+    recommendation: Option<Recommendation>,
+    facts: RunFacts,
+    manifests: Vec<(String, String)>,
+}
+
+/// Reads the run in `directory`, analyzes it and writes the derived files into it.
+pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
+    let run = record::read(directory)?;
+    let settings: Settings = serde_json::from_value(run.info.scenario.clone())
+        .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))?;
+    let scenario = settings.resolve()?;
+    let derived = from_run(&run, &scenario)?;
+    derived.write(directory)?;
+    Ok(derived)
+}
+
+fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
+    let measured = Measured {
+        requests: &run.requests,
+        samples: &run.samples,
+        events: &run.events,
+        gaps: &run.gaps,
+        replicas: Replicas(scenario.replicas),
+    };
+    let analysis = analyze(&measured, &scenario.slos);
+    let mut recommendation =
+        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
+    let mut manifests = Vec::new();
+    if let Some(recommendation) = &mut recommendation {
+        let names = names(&scenario.cluster, scenario.gpus_per_replica);
+        recommendation.warnings.extend(manifest::warnings(recommendation, &names));
+        let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
+        manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
+    }
+    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+}
+
+/// The names of the manifests: as given, else as on Google's how-to page.
+pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
+    let page = ClusterNames::default();
+    let given = given.clone();
+    ClusterNames {
+        deployment: given.deployment.unwrap_or(page.deployment),
+        hpa_name: given.hpa_name,
+        namespace: given.namespace.unwrap_or(page.namespace),
+        app: given.app.unwrap_or(page.app),
+        container: given.container.unwrap_or(page.container),
+        metrics_port: given.metrics_port.unwrap_or(page.metrics_port),
+        cluster: given.cluster_name,
+        location: given.location,
+        min_replicas: given.min_replicas.unwrap_or(page.min_replicas),
+        max_replicas: given.max_replicas.unwrap_or(page.max_replicas),
+        gpus_per_replica,
+    }
+}
+
+/// Where the numbers of a manifest come from.
+fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
+    let info = &run.info;
+    let slos: Vec<String> = analysis.slos.iter().map(ToString::to_string).collect();
+    let mut lines = vec![
+        format!("calibrate {}, run {}, {}", info.tool_version, info.run_id, info.server()),
+        format!("SLO: {}", slos.join(", ")),
+    ];
+    if let Ok(capacity) = &analysis.capacity {
+        lines.push(format!(
+            "SLO capacity: {} per replica, measured between {} and {}",
+            capacity.per_replica, capacity.holds_at, capacity.fails_at
+        ));
+    }
+    if info.target.simulated {
+        lines.push("Measured on the embedded SIMULATED server: not for a real cluster".to_owned());
+    }
+    lines
+}
+
+fn facts(run: &RecordedRun, scenario: &Scenario) -> RunFacts {
+    let info = &run.info;
+    let state = match info.state {
+        RunState::Running => "running",
+        RunState::Complete => "complete",
+        RunState::Interrupted => "interrupted",
+    };
+    RunFacts {
+        run_id: info.run_id.clone(),
+        tool_version: info.tool_version.clone(),
+        started: info.started_utc.clone(),
+        state: state.to_owned(),
+        reason: info.reason.clone(),
+        target: info.target.url.clone(),
+        server: info.server(),
+        simulated: info.target.simulated,
+        scenario_yaml: serde_saphyr::to_string(&scenario.settings).unwrap_or_default(),
+        command: info.command.join(" "),
+        remarks: run.remarks.clone(),
+    }
+}
+
+impl Derived {
+    fn input(&self) -> ReportInput<'_> {
+        ReportInput {
+            analysis: &self.analysis,
+            recommendation: self.recommendation.as_ref(),
+            facts: &self.facts,
+            manifests: &self.manifests,
+        }
+    }
+
+    fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        for file in report::render(&self.input())? {
+            record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
+        }
+        for (name, yaml) in &self.manifests {
+            record::write_file(&directory.join(name), yaml.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Shows the result: a summary for people, a document for machines.
+    pub(super) fn show(&self, directory: &Path, console: &Console) {
+        console.summary(&report::terminal_summary(&self.input(), console.colour()));
+        console.summary(&format!("report        {}", directory.join("report.html").display()));
+        for (name, _) in self.manifests.iter().filter(|(name, _)| self.is_recommended(name)) {
+            console.summary(&format!("manifest      {}", directory.join(name).display()));
+        }
+        if console.wants_json() {
+            let mut document = report::document(&self.input());
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("run_directory".to_owned(), directory.display().to_string().into());
+                fields.insert("exit_code".to_owned(), (self.exit() as u8).into());
+            }
+            console.document(&document);
+        }
+    }
+
+    fn is_recommended(&self, file: &str) -> bool {
+        let chosen = self.recommendation.as_ref().and_then(|r| r.recommended);
+        chosen.is_some_and(|signal| file == format!("hpa-{}.yaml", signal.slug()))
+    }
+
+    /// The exit code that the result deserves.
+    pub(super) fn exit(&self) -> Exit {
+        let found = self.recommendation.as_ref().is_some_and(|r| r.recommended.is_some());
+        if found { Exit::Done } else { Exit::Invalid }
+    }
+}

@@ -1,0 +1,34 @@
+//! What the figures mean. Printed with them.
+
+/// Term and definition.
+pub(super) const DEFINITIONS: [(&str, &str); 11] = [
+    (
+        "latency",
+        "counts from the scheduled send time in open loop, so a late client makes it longer, never shorter",
+    ),
+    ("schedule delay", "sent - scheduled: how late the client itself was"),
+    (
+        "TTFT",
+        "time to first token: to the first event that carries a non-empty token; headers and comments do not count",
+    ),
+    ("ITL", "inter-token latency: each gap between consecutive token events"),
+    ("TPOT", "time per output token: (E2E - TTFT) / (output tokens - 1), by the server's token count"),
+    ("E2E", "end to end: to the last event"),
+    ("goodput", "requests within every latency limit / all attempts; failures are not good"),
+    (
+        "percentile",
+        "nearest rank; for an SLO over all attempts, a failed one being infinitely late; in tables over the successful",
+    ),
+    (
+        "offered, achieved",
+        "arrivals, and successful completions, inside the measured part of a step / its length",
+    ),
+    (
+        "capacity",
+        "where the first SLO is reached, on a straight line between the last step that holds and the first that fails; its interval is those two steps",
+    ),
+    (
+        "target",
+        "the metric at the capacity / (1 + tolerance), rounded down to milli-units, then checked in the HPA's own arithmetic",
+    ),
+];

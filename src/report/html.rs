@@ -1,0 +1,170 @@
+//! `report.html`: one file, no network, no script needed. The answer first, then why.
+
+use super::plots::Plot;
+use super::{ReportError, ReportInput, definitions::DEFINITIONS, words};
+use crate::analyze::{GaugeSummary, StepAnalysis, Verdict};
+use crate::recommend::Term;
+use crate::units::Load;
+use askama::Template;
+
+#[derive(Template)]
+#[template(path = "report.html", config = "src/report/askama.toml")]
+struct Page<'a> {
+    headline: String,
+    found: bool,
+    simulated: bool,
+    cut_short: Option<String>,
+    capacity: Option<Facts>,
+    way_out: Option<&'static str>,
+    validity: &'static str,
+    validity_class: &'static str,
+    checks: Vec<CheckRow>,
+    targets: Vec<TargetCard>,
+    rationale: &'a [String],
+    warnings: Vec<String>,
+    slos: Vec<String>,
+    plots: &'a [Plot],
+    steps: Vec<StepRow>,
+    slo_columns: Vec<String>,
+    definitions: [(&'static str, &'static str); 11],
+    manifests: &'a [(String, String)],
+    facts: &'a super::RunFacts,
+    tolerance: String,
+}
+
+/// The capacity for the big figures.
+struct Facts {
+    value: String,
+    low: String,
+    high: String,
+    limited_by: String,
+}
+
+struct CheckRow {
+    name: &'static str,
+    class: &'static str,
+    word: &'static str,
+    detail: String,
+}
+
+struct TargetCard {
+    title: &'static str,
+    chosen: bool,
+    at_capacity: String,
+    value: String,
+    fires: String,
+    refused: Option<String>,
+    terms: Vec<Term>,
+    remarks: Vec<String>,
+}
+
+struct StepRow {
+    load: String,
+    holds: bool,
+    cells: Vec<String>,
+    failures: String,
+}
+
+/// The page.
+pub(super) fn render(input: &ReportInput, plots: &[Plot]) -> Result<String, ReportError> {
+    let page = page(input, plots);
+    page.render().map_err(|error| ReportError::Render { what: "report.html", reason: error.to_string() })
+}
+
+fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
+    let analysis = input.analysis;
+    let recommendation = input.recommendation;
+    let cut_short = (input.facts.state != "complete")
+        .then(|| input.facts.reason.clone().unwrap_or_else(|| "it did not end by itself".to_owned()));
+    let mut warnings = recommendation.map(|r| r.warnings.clone()).unwrap_or_default();
+    warnings.extend(input.facts.remarks.iter().cloned());
+    Page {
+        headline: words::headline(input),
+        found: words::recommended(input).is_some_and(|target| target.average_value.is_ok()),
+        simulated: input.facts.simulated,
+        cut_short,
+        capacity: analysis.capacity.as_ref().ok().map(|capacity| Facts {
+            value: capacity.per_replica.to_string(),
+            low: capacity.holds_at.to_string(),
+            high: capacity.fails_at.to_string(),
+            limited_by: capacity.limited_by.to_string(),
+        }),
+        way_out: words::way_out(input),
+        validity: words::validity(analysis.validity.verdict),
+        validity_class: class(analysis.validity.verdict),
+        checks: analysis.validity.checks.iter().map(check).collect(),
+        targets: recommendation
+            .map(|r| r.targets.iter().map(|t| card(t, r.recommended)).collect())
+            .unwrap_or_default(),
+        rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
+        warnings,
+        slos: analysis.slos.iter().map(ToString::to_string).collect(),
+        plots,
+        steps: analysis.steps.iter().map(row).collect(),
+        slo_columns: analysis.slos.iter().map(ToString::to_string).collect(),
+        definitions: DEFINITIONS,
+        manifests: input.manifests,
+        facts: input.facts,
+        tolerance: recommendation.map(|r| r.tolerance.to_string()).unwrap_or_default(),
+    }
+}
+
+fn class(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Valid => "good",
+        Verdict::Remark => "fair",
+        Verdict::Invalid => "bad",
+    }
+}
+
+fn check(check: &crate::analyze::ValidityCheck) -> CheckRow {
+    let word = match check.verdict {
+        Verdict::Valid => "ok",
+        Verdict::Remark => "remark",
+        Verdict::Invalid => "invalid",
+    };
+    CheckRow { name: check.name, class: class(check.verdict), word, detail: check.detail.clone() }
+}
+
+fn card(target: &crate::recommend::Target, recommended: Option<crate::units::Signal>) -> TargetCard {
+    TargetCard {
+        title: target.signal.title(),
+        chosen: recommended == Some(target.signal) && target.average_value.is_ok(),
+        at_capacity: words::value(target.signal, target.at_capacity),
+        value: target.average_value.as_ref().map_or_else(|_| "none".to_owned(), ToString::to_string),
+        fires: target
+            .fires_at
+            .map(|milli| format!("{} {}", milli.as_f64(), target.signal.unit()))
+            .unwrap_or_default(),
+        refused: target.average_value.as_ref().err().cloned(),
+        terms: target.terms.clone(),
+        remarks: target.remarks.clone(),
+    }
+}
+
+fn row(step: &StepAnalysis) -> StepRow {
+    let load = match step.mark.load {
+        Load::Rate(rate) => format!("{:.2}/s", rate.0),
+        Load::Concurrency(level) => format!("{level} in flight"),
+    };
+    let gauge =
+        |gauge: Option<GaugeSummary>| gauge.map_or_else(|| "–".to_owned(), |g| format!("{:.1}", g.mean));
+    let mut cells = vec![
+        format!("{:.2}", step.offered.0),
+        format!("{:.2}", step.achieved.0),
+        format!("{}/{}", step.succeeded, step.attempts),
+        step.goodput.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0)),
+        words::latency(step.ttft.map(|l| l.p50)),
+        words::latency(step.ttft.map(|l| l.p95)),
+        words::latency(step.tpot.map(|l| l.p50)),
+        words::latency(step.tpot.map(|l| l.p95)),
+        words::latency(step.e2e.map(|l| l.p95)),
+        gauge(step.queue),
+        gauge(step.batch),
+        gauge(step.gpu),
+    ];
+    cells.extend(step.checks.iter().map(|check| {
+        format!("{}{}", words::figure(check.slo.metric, check.value), if check.holds { "" } else { " ✗" })
+    }));
+    StepRow { load, holds: step.holds(), cells, failures: words::failures(step) }
+}

@@ -1,0 +1,111 @@
+//! What people and machines read: HTML, plots, Markdown, CSV, JSON, the terminal.
+//!
+//! Invariants: pure, and the same for the same input. Machine formats have types of their own and a
+//! version. Whatever a user or a server wrote is escaped. A figure that is not known is shown as
+//! unknown, never as 0.
+
+mod benchmark;
+mod chart;
+mod definitions;
+mod html;
+mod json;
+mod markdown;
+mod plots;
+mod steps;
+mod terminal;
+mod words;
+
+pub use json::document;
+pub use plots::Plot;
+pub use terminal::terminal_summary;
+
+use crate::analyze::Analysis;
+use crate::recommend::Recommendation;
+
+/// Everything that a report is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportInput<'a> {
+    /// The analysis.
+    pub analysis: &'a Analysis,
+    /// The recommendation; `None`: nothing is recommended.
+    pub recommendation: Option<&'a Recommendation>,
+    /// What the run was.
+    pub facts: &'a RunFacts,
+    /// The manifests by file name.
+    pub manifests: &'a [(String, String)],
+}
+
+/// What a run was, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFacts {
+    /// Its name, as its directory's.
+    pub run_id: String,
+    /// The calibrate that measured.
+    pub tool_version: String,
+    /// When it began, UTC, RFC 3339.
+    pub started: String,
+    /// `complete`, `interrupted` or `running`.
+    pub state: String,
+    /// Why it was interrupted.
+    pub reason: Option<String>,
+    /// The server's address.
+    pub target: String,
+    /// What the server calls itself.
+    pub server: String,
+    /// Whether it was the embedded simulator.
+    pub simulated: bool,
+    /// The effective scenario.
+    pub scenario_yaml: String,
+    /// The command line.
+    pub command: String,
+    /// What the reader of the record passed over, and other remarks.
+    pub remarks: Vec<String>,
+}
+
+/// A file of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedFile {
+    /// Its path inside the run directory.
+    pub path: String,
+    /// Its contents.
+    pub contents: String,
+}
+
+/// Why a report cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A plot could not be drawn.
+    #[error("cannot draw the plot {plot}: {reason}")]
+    Plot {
+        /// Which.
+        plot: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Text could not be rendered.
+    #[error("cannot render {what}: {reason}")]
+    Render {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// All files of the report.
+pub fn render(input: &ReportInput) -> Result<Vec<RenderedFile>, ReportError> {
+    let plots = plots::draw(input)?;
+    let file = |path: &str, contents: String| RenderedFile { path: path.to_owned(), contents };
+    let mut files = vec![
+        file("report.html", html::render(input, &plots)?),
+        file("summary.md", markdown::render(input)),
+        file("steps.csv", steps::render(input)?),
+        file("recommendation.json", json::pretty(&json::document(input))),
+        file("benchmark-report.json", json::pretty(&benchmark::document(input))),
+    ];
+    files.extend(plots.into_iter().map(|plot| file(&format!("plots/{}.svg", plot.name), plot.svg)));
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests;

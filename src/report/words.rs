@@ -1,0 +1,81 @@
+//! The verdict in words, the same in every output.
+
+use super::ReportInput;
+use crate::analyze::{Capacity, StepAnalysis, Verdict};
+use crate::recommend::Target;
+use crate::units::{Seconds, Signal, SloMetric};
+
+/// The answer in one line.
+pub(super) fn headline(input: &ReportInput) -> String {
+    match (&input.analysis.capacity, recommended(input)) {
+        (Ok(_), Some(target)) => match &target.average_value {
+            Ok(value) => format!("Scale on {} with averageValue {value}", target.signal.title()),
+            Err(reason) => format!("Nothing is recommended: {reason}"),
+        },
+        (Ok(_), None) => "Nothing is recommended: no metric can carry a target".to_owned(),
+        (Err(reason), _) => format!("Nothing is recommended: {reason}"),
+    }
+}
+
+/// The target of the recommended metric.
+pub(super) fn recommended<'a>(input: &ReportInput<'a>) -> Option<&'a Target> {
+    let recommendation = input.recommendation?;
+    let signal = recommendation.recommended?;
+    recommendation.targets.iter().find(|target| target.signal == signal)
+}
+
+/// The capacity with its bounds.
+pub(super) fn capacity(capacity: &Capacity) -> String {
+    format!(
+        "{} per replica (measured: holds at {}, fails at {}); first limit reached: {}",
+        capacity.per_replica, capacity.holds_at, capacity.fails_at, capacity.limited_by
+    )
+}
+
+/// What to do where nothing is recommended.
+pub(super) fn way_out(input: &ReportInput) -> Option<&'static str> {
+    use crate::analyze::NoCapacity;
+    Some(match input.analysis.capacity.as_ref().err()? {
+        NoCapacity::NeverReached => "raise the load: a higher --ramp, or --ramp=adaptive",
+        NoCapacity::NeverMet => {
+            "start the ramp lower, or loosen the SLO: not even a nearly idle server keeps it"
+        }
+        NoCapacity::TooFewSteps => "drive at least two steps to their end",
+        NoCapacity::Invalid => "mend what the validity checks name, and measure again",
+    })
+}
+
+/// The verdict on the measurement.
+pub(super) fn validity(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Valid => "valid",
+        Verdict::Remark => "valid, with remarks",
+        Verdict::Invalid => "INVALID",
+    }
+}
+
+/// A value of a signal with its unit.
+pub(super) fn value(signal: Signal, value: Option<f64>) -> String {
+    value.map_or_else(|| "unknown".to_owned(), |value| format!("{value:.2} {}", signal.unit()))
+}
+
+/// A latency, or what stands for none.
+pub(super) fn latency(value: Option<Seconds>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// The figure of an SLO check.
+pub(super) fn figure(metric: SloMetric, value: Option<f64>) -> String {
+    match (metric, value) {
+        (_, None) => "∞".to_owned(),
+        (SloMetric::Error | SloMetric::Goodput, Some(share)) => format!("{:.1} %", share * 100.0),
+        (_, Some(seconds)) => Seconds(seconds).to_string(),
+    }
+}
+
+/// The failures of a step: "overloaded 3, timeout 1".
+pub(super) fn failures(step: &StepAnalysis) -> String {
+    let kinds: Vec<String> =
+        step.failures.iter().map(|(kind, count)| format!("{} {count}", kind.word())).collect();
+    kinds.join(", ")
+}
