@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let console = Console::new(&cli);
     // The TLS stack has more than one provider compiled in, so one is chosen before any client is built.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match calibrate::commands::execute(cli, &console) {
+    match calibrate::commands::execute(cli, console) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             console.failure(&failure);

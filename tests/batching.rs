@@ -1,5 +1,7 @@
 //! The server model against its closed form and against a recorded run of a real router.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use calibrate::batching::{Admission, Completed, Job, Output, Server, ServerModel, run_closed, run_open};
 use calibrate::units::Seconds;
 use std::collections::{HashMap, VecDeque};

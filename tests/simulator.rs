@@ -1,5 +1,8 @@
 //! The simulated server against the bytes that a real TGI router 3.3.7 sent.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::assigning_clones, reason = "no matter in a test")]
+
 use calibrate::batching::ServerModel;
 use calibrate::simulator::{Preset, Running, SimulatorConfig, serve};
 use calibrate::units::Seconds;

@@ -223,7 +223,7 @@ impl Server {
             self.now = over.ends;
             match over.work {
                 Work::Forward { kind, joined } => {
-                    self.end_forward(kind, joined, over.ends - over.started, out)
+                    self.end_forward(kind, joined, over.ends - over.started, out);
                 }
                 Work::Between { decode_next } => self.go_on(decode_next, out),
             }

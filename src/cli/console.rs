@@ -9,6 +9,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 /// Where and how messages go.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "four switches that the user sets one by one")]
 pub struct Console {
     json: bool,
     quiet: bool,
@@ -41,54 +42,54 @@ impl Console {
     }
 
     /// Whether stdout is for one JSON document.
-    pub fn wants_json(&self) -> bool {
+    pub fn wants_json(self) -> bool {
         self.json
     }
 
     /// Whether colours are wanted.
-    pub fn colour(&self) -> bool {
+    pub fn colour(self) -> bool {
         self.colour
     }
 
     /// A remark on stderr, left out with `--quiet`.
-    pub fn note(&self, text: &str) {
+    pub fn note(self, text: &str) {
         if !self.quiet {
-            self.error_line(text);
+            error_line(text);
         }
     }
 
     /// Something that must be seen, on stderr.
-    pub fn warn(&self, text: &str) {
-        self.error_line(&format!("{} {text}", self.paint("33;1", "warning:")));
+    pub fn warn(self, text: &str) {
+        error_line(&format!("{} {text}", self.paint("33;1", "warning:")));
     }
 
     /// The result for people, on stderr.
-    pub fn summary(&self, text: &str) {
-        self.error_line(text);
+    pub fn summary(self, text: &str) {
+        error_line(text);
     }
 
     /// The result for machines, on stdout.
-    pub fn document(&self, document: &serde_json::Value) {
+    pub fn document(self, document: &serde_json::Value) {
         let text = serde_json::to_string_pretty(document).unwrap_or_else(|_| document.to_string());
         self.line(&text);
     }
 
     /// A line on stdout. A reader that is gone is no error.
-    pub fn line(&self, text: &str) {
+    pub fn line(self, text: &str) {
         let _ = writeln!(std::io::stdout().lock(), "{text}");
     }
 
     /// What failed, why, and what to do.
-    pub fn failure(&self, failure: &Failure) {
+    pub fn failure(self, failure: &Failure) {
         if self.json {
             let chain: Vec<String> = failure.error.chain().map(ToString::to_string).collect();
             self.document(&serde_json::json!({ "error": chain.join(": "), "exit_code": failure.exit as u8 }));
         }
-        self.error_line(&format!("{} {:#}", self.paint("31;1", "error:"), failure.error));
+        error_line(&format!("{} {:#}", self.paint("31;1", "error:"), failure.error));
     }
 
     /// A progress display: a bar on a terminal, a plain line every few seconds elsewhere.
-    pub fn progress(&self) -> Progress {
+    pub fn progress(self) -> Progress {
         let bar = if self.quiet || !self.terminal {
             ProgressBar::hidden()
         } else {
@@ -98,16 +99,17 @@ impl Console {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         };
-        Progress { console: *self, bar, lines: !self.quiet && !self.terminal, ticks: 0 }
+        Progress { console: self, bar, lines: !self.quiet && !self.terminal, ticks: 0 }
     }
 
-    fn error_line(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
+    fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// A line on stderr. A reader that is gone is no error.
+fn error_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// The live view of a long work.
@@ -128,7 +130,7 @@ impl Progress {
         self.bar.set_position((done.clamp(0.0, 1.0) * 1000.0) as u64);
         self.bar.set_message(message.to_owned());
         if self.lines && self.ticks.is_multiple_of(TICKS_PER_LINE) {
-            self.console.error_line(&format!("{prefix} {:3.0} % {message}", done.clamp(0.0, 1.0) * 100.0));
+            error_line(&format!("{prefix} {:3.0} % {message}", done.clamp(0.0, 1.0) * 100.0));
         }
         self.ticks = self.ticks.wrapping_add(1);
     }
@@ -136,9 +138,9 @@ impl Progress {
     /// A line above the display.
     pub fn note(&mut self, text: &str) {
         if self.bar.is_hidden() {
-            self.console.note(text)
+            self.console.note(text);
         } else {
-            self.bar.println(text)
+            self.bar.println(text);
         }
         self.ticks = 0;
     }

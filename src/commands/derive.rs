@@ -135,7 +135,7 @@ impl Derived {
     }
 
     /// Shows the result: a summary for people, a document for machines.
-    pub(super) fn show(&self, directory: &Path, console: &Console) {
+    pub(super) fn show(&self, directory: &Path, console: Console) {
         console.summary(&report::terminal_summary(&self.input(), console.colour()));
         console.summary(&format!("report        {}", directory.join("report.html").display()));
         for (name, _) in self.manifests.iter().filter(|(name, _)| self.is_recommended(name)) {

@@ -12,7 +12,7 @@ use crate::cli::{Cli, Command, Exit, Failure};
 ///
 /// # Errors
 /// What failed, and the exit code that says so.
-pub fn execute(cli: Cli, console: &Console) -> Result<Exit, Failure> {
+pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),

@@ -26,7 +26,7 @@ const GRACE_INTERRUPTED: Seconds = Seconds(10.0);
 const REFRESH: Duration = Duration::from_millis(250);
 
 /// Runs a calibration.
-pub(super) fn run(arguments: RunArgs, console: &Console) -> Result<Exit, Failure> {
+pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure> {
     let scenario = setup::scenario(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
     let (stop, stop_changes) = watch::channel(StopLevel::Run);
@@ -57,7 +57,7 @@ enum Ended {
 
 async fn measure(
     scenario: Scenario,
-    console: &Console,
+    console: Console,
     stop: Arc<watch::Sender<StopLevel>>,
     stop_changes: watch::Receiver<StopLevel>,
 ) -> Result<(std::path::PathBuf, Ended), Failure> {
@@ -105,7 +105,7 @@ struct Driver<'a> {
 impl Driver<'_> {
     async fn drive_all(&mut self) -> Ended {
         let live = Arc::clone(&self.setup.live);
-        let mut last = None;
+        let (mut last, mut current) = (None, None);
         loop {
             let step = match self.plan.next(last) {
                 Next::Done(reason) => {
@@ -123,19 +123,22 @@ impl Driver<'_> {
                 self.decide("--max-duration leaves no time for another step".to_owned());
                 break;
             }
+            current = Some(step);
             let driven = self.drive_step(step).await;
             if driven.cut_short || live.fault().is_some() {
                 break;
             }
             if self.plan.needs_results() {
-                self.watch(&step, self.setup.engine.drain(self.setup.clock.now() + GRACE)).await;
+                self.drain(&step, GRACE).await;
                 last = self.result(step);
             }
         }
         self.setup.engine.close_loop();
         let interrupted = *self.stop.borrow() != StopLevel::Run;
         let grace = if interrupted { GRACE_INTERRUPTED } else { GRACE };
-        self.setup.engine.drain(self.setup.clock.now() + grace).await;
+        if let Some(step) = current {
+            self.drain(&step, grace).await;
+        }
         match live.fault() {
             Some(fault) => Ended::Failed(fault),
             None if interrupted => Ended::Interrupted,
@@ -154,11 +157,16 @@ impl Driver<'_> {
         self.watch(&step, self.setup.engine.drive(step, arrivals)).await
     }
 
+    /// Waits until nothing is in flight, or for so long.
+    async fn drain(&mut self, step: &Step, grace: Seconds) {
+        let deadline = self.setup.clock.now() + grace;
+        self.watch(step, self.setup.engine.drain(deadline)).await;
+    }
+
     /// Waits for `work` with the live view going on, and stops the load once nothing answers any more.
     async fn watch<T>(&mut self, step: &Step, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         let mut ticks = tokio::time::interval(REFRESH);
-        let started = self.setup.clock.now();
         loop {
             tokio::select! {
                 done = &mut work => return done,
@@ -172,7 +180,7 @@ impl Driver<'_> {
                         self.stop.send_replace(StopLevel::Abort);
                     }
                     let view = self.setup.live.view(step, now, self.setup.engine.in_flight());
-                    let done = (now - started).0 / step.length.0;
+                    let done = self.setup.live.share_of_step(step, now);
                     let (prefix, done) = self.position(step, done, now);
                     self.progress.update(&prefix, done, &view);
                 }

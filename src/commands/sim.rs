@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Serves until Ctrl-C.
-pub(super) fn sim(arguments: &SimArgs, console: &Console) -> Result<Exit, Failure> {
+pub(super) fn sim(arguments: &SimArgs, console: Console) -> Result<Exit, Failure> {
     if arguments.list {
         return Ok(list(console));
     }
@@ -27,7 +27,7 @@ pub(super) fn sim(arguments: &SimArgs, console: &Console) -> Result<Exit, Failur
     })
 }
 
-fn list(console: &Console) -> Exit {
+fn list(console: Console) -> Exit {
     if console.wants_json() {
         let presets: Vec<serde_json::Value> = Preset::all()
             .map(|preset| serde_json::json!({ "name": preset.name, "description": preset.description }))

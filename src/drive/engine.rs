@@ -36,8 +36,6 @@ pub struct EngineConfig {
     pub max_in_flight: u32,
     /// The run's clock.
     pub clock: RunClock,
-    /// Where outcomes go.
-    pub sink: Arc<dyn Sink>,
     /// Changes of what is allowed.
     pub stop: watch::Receiver<StopLevel>,
 }
@@ -62,6 +60,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// The longest that a worker waits for work before it lets goose look at its kill switch.
 const IDLE_TURN: Duration = Duration::from_millis(500);
 
+#[derive(Debug, Clone, Copy)]
 struct Job {
     id: u64,
     step: u32,
@@ -98,18 +97,18 @@ struct ClosedLoop {
 }
 
 impl Engine {
-    /// Starts the workers and waits until they are up.
+    /// Starts the workers and waits until they are up. Outcomes go to `sink`.
     ///
     /// # Errors
     /// Workers that cannot be started.
-    pub async fn start(config: EngineConfig) -> Result<Engine, DriveError> {
+    pub async fn start(config: EngineConfig, sink: Arc<dyn Sink>) -> Result<Engine, DriveError> {
         let (sender, jobs) = async_channel::unbounded();
         let host = config.target.generate_url().to_string();
         let shared = Arc::new(Shared {
             target: config.target,
             prompts: config.prompts,
             clock: config.clock,
-            sink: config.sink,
+            sink,
             stop: config.stop,
             sender,
             jobs,
@@ -211,8 +210,8 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         std::thread::spawn(move || {
             let due = arrivals.into_iter().map(|(offset, size)| (step.start + offset, size));
-            let stop = shared.stop.clone();
-            let stopped = || *stop.borrow() != StopLevel::Run;
+            let level = shared.stop.clone();
+            let stopped = || *level.borrow() != StopLevel::Run;
             pacer::pace(shared.clock, due, stopped, |scheduled, size| {
                 shared.dispatch(&step, scheduled, size, false);
             });
@@ -286,16 +285,13 @@ impl Shared {
         let now = self.clock.now();
         let mut closed = self.closed();
         let goes_on = *self.stop.borrow() == StopLevel::Run && closed.active <= closed.level;
-        match closed.step.filter(|_| goes_on) {
-            Some(step) => {
-                let size = closed.sizes.sample();
-                self.outstanding.fetch_add(1, Ordering::Relaxed);
-                Some(self.job(&step, now, size, true))
-            }
-            None => {
-                closed.active = closed.active.saturating_sub(1);
-                None
-            }
+        if let Some(step) = closed.step.filter(|_| goes_on) {
+            let size = closed.sizes.sample();
+            self.outstanding.fetch_add(1, Ordering::Relaxed);
+            Some(self.job(&step, now, size, true))
+        } else {
+            closed.active = closed.active.saturating_sub(1);
+            None
         }
     }
 

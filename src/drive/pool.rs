@@ -31,10 +31,9 @@ impl Pool {
     /// Starts `workers` workers. `host` is only what goose insists on knowing.
     pub(super) fn start(workers: usize, host: &str, work: Work) -> Result<Pool, DriveError> {
         let attack = prepare(workers, host, work).map_err(|error| DriveError::Pool(error.to_string()))?;
-        let attack =
-            tokio::spawn(
-                async move { attack.execute().await.map(|_| ()).map_err(|error| error.to_string()) },
-            );
+        let attack = tokio::spawn(async move {
+            Box::pin(attack.execute()).await.map(|_| ()).map_err(|error| error.to_string())
+        });
         Ok(Pool { attack })
     }
 

@@ -229,7 +229,7 @@ impl Exchange {
                 answer.failure = Some(match failure {
                     Some(cut) if said.kind == FailureKind::Truncated => cut,
                     _ => said,
-                })
+                });
             }
         }
         answer

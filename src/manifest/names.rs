@@ -57,6 +57,9 @@ pub struct NamesError {
     pub expected: &'static str,
 }
 
+const SUBDOMAIN: &str = "a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.'";
+const LABEL: &str = "a DNS label: at most 63 lower-case letters, digits and '-'";
+
 impl ClusterNames {
     /// Whether External metrics can be held to this cluster.
     pub fn is_selective(&self) -> bool {
@@ -68,8 +71,6 @@ impl ClusterNames {
         let check = |ok: bool, field, value: &dyn ToString, expected| {
             if ok { Ok(()) } else { Err(NamesError { field, value: value.to_string(), expected }) }
         };
-        const SUBDOMAIN: &str = "a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.'";
-        const LABEL: &str = "a DNS label: at most 63 lower-case letters, digits and '-'";
         check(is_dns(&self.deployment, 253, true), "hpa-deployment", &self.deployment, SUBDOMAIN)?;
         let hpa_name = self.hpa_name.as_deref().unwrap_or("x");
         check(is_dns(hpa_name, 253, true), "hpa-name", &hpa_name, SUBDOMAIN)?;

@@ -81,7 +81,7 @@ fn every_manifest_reads_back_as_the_object_it_was_made_from() {
 fn the_manifests_are_those_of_the_how_to_page_with_a_number_in_them() {
     let files = render_all(&recommendation(), &names(), &["run x".to_owned()]).unwrap();
     insta::assert_snapshot!(
-        files.iter().map(|file| format!("--- {}\n{}", file.name, file.yaml)).collect::<String>()
+        files.iter().map(|file| format!("--- {}\n{}", file.name, file.yaml)).collect::<Vec<_>>().concat()
     );
 }
 

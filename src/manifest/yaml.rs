@@ -39,7 +39,7 @@ fn push_comment(yaml: &mut String, text: &str) {
         if line.len() + word.len() >= WIDTH && line.len() > 3 {
             yaml.push_str(&line);
             yaml.push('\n');
-            line = "#  ".to_owned();
+            "#  ".clone_into(&mut line);
         }
         line.push(' ');
         line.push_str(&word);

@@ -187,7 +187,7 @@ impl Search {
     /// Long against one request and with enough requests for a percentile, times `weight`.
     fn length(&self, rate: f64, weight: f64) -> Seconds {
         let by_latency = self.single_latency.0 * 6.0;
-        let by_count = 20.0 / rate;
+        let by_count = 40.0 / rate;
         Seconds((by_latency.max(by_count).clamp(8.0, 120.0) * weight).round())
     }
 }

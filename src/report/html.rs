@@ -100,7 +100,7 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         warnings,
         slos: analysis.slos.iter().map(ToString::to_string).collect(),
         plots,
-        steps: analysis.steps.iter().map(row).collect(),
+        steps: by_load(&analysis.steps).into_iter().map(row).collect(),
         slo_columns: analysis.slos.iter().map(ToString::to_string).collect(),
         definitions: DEFINITIONS,
         manifests: input.manifests,
@@ -140,6 +140,13 @@ fn card(target: &crate::recommend::Target, recommended: Option<crate::units::Sig
         terms: target.terms.clone(),
         remarks: target.remarks.clone(),
     }
+}
+
+/// The steps in the order of their load, which an adaptive search does not drive them in.
+fn by_load(steps: &[StepAnalysis]) -> Vec<&StepAnalysis> {
+    let mut steps: Vec<&StepAnalysis> = steps.iter().collect();
+    steps.sort_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
+    steps
 }
 
 fn row(step: &StepAnalysis) -> StepRow {

@@ -72,10 +72,7 @@ fn targets(out: &mut String, input: &ReportInput, paint: &dyn Fn(&str, &str) -> 
 fn short_value(signal: Signal, value: Option<f64>) -> String {
     value.map_or_else(
         || "unknown".to_owned(),
-        |value| match signal.is_external() {
-            true => format!("{value:.1} %"),
-            false => format!("{value:.2}"),
-        },
+        |value| if signal.is_external() { format!("{value:.1} %") } else { format!("{value:.2}") },
     )
 }
 

@@ -135,6 +135,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Seconds
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
+#[allow(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn plain<S: Serializer>(value: &Option<Seconds>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(seconds) => serializer.collect_str(&format_args!("{}s", seconds.0)),

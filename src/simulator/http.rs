@@ -63,7 +63,7 @@ async fn info(State(app): State<App>) -> Response {
     let config = &app.config;
     json_body(
         StatusCode::OK,
-        json!({
+        &json!({
             "model_id": config.model_id,
             "model_sha": null,
             "model_pipeline_tag": null,
@@ -85,7 +85,7 @@ async fn info(State(app): State<App>) -> Response {
 async fn models(State(app): State<App>) -> Response {
     let id = &app.config.model_id;
     let model = json!({ "id": id, "object": "model", "created": 0, "owned_by": id });
-    json_body(StatusCode::OK, json!({ "object": "list", "data": [model] }))
+    json_body(StatusCode::OK, &json!({ "object": "list", "data": [model] }))
 }
 
 async fn metrics(State(app): State<App>) -> String {
@@ -203,11 +203,11 @@ impl App {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        json_body(self.status, json!({ "error": self.message, "error_type": self.kind }))
+        json_body(self.status, &json!({ "error": self.message, "error_type": self.kind }))
     }
 }
 
-fn json_body(status: StatusCode, body: serde_json::Value) -> Response {
+fn json_body(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string()).into_response()
 }
 

@@ -78,6 +78,15 @@ impl Live {
         analyze_last_step(&measured, slos)
     }
 
+    /// How much of a step is over, 0 to 1.
+    pub(super) fn share_of_step(&self, step: &Step, now: Seconds) -> f64 {
+        let started = self.state().events.iter().rev().find_map(|event| match event {
+            Event::StepStarted { time, index, .. } if *index == step.index => Some(*time),
+            _ => None,
+        });
+        started.map_or(0.0, |started| ((now - started).0 / step.length.0).clamp(0.0, 1.0))
+    }
+
     /// One line on what is going on.
     pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: u64) -> String {
         let state = self.state();

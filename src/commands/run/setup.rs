@@ -5,11 +5,11 @@ use super::live::Live;
 use super::safety;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
-use crate::drive::{DriveError, Engine, EngineConfig, Probe, StopLevel, Target, probe};
+use crate::drive::{self, DriveError, Engine, EngineConfig, Probe, StopLevel, Target, probe};
 use crate::measurement::{RunClock, Source};
 use crate::observe::{self, Observer, Scraped};
 use crate::plan::{RequestSize, SizeSampler, read_dataset};
-use crate::record::{HostFacts, Recorder, RunInfo, TargetFacts};
+use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
 use crate::scenario::{Scenario, Settings, read_settings};
 use crate::simulator;
 use crate::units::Replicas;
@@ -56,7 +56,7 @@ pub(super) fn scenario(arguments: RunArgs) -> Result<Scenario, Failure> {
 impl Setup {
     pub(super) async fn prepare(
         scenario: &Scenario,
-        console: &Console,
+        console: Console,
         stop: watch::Receiver<StopLevel>,
     ) -> Result<Setup, Failure> {
         let mut sizes = sizes(scenario)?;
@@ -72,30 +72,50 @@ impl Setup {
         for remark in &probe.remarks {
             console.warn(remark);
         }
-        let clock = RunClock::start();
+        let (clock, started) = (RunClock::start(), jiff::Timestamp::now());
         let scraped = scrape_targets(scenario, &target, simulator.is_some());
         check_metrics(&scraped, clock).await?;
-        let started = jiff::Timestamp::now();
         let directory = directory(scenario, started);
         let info = run_info(scenario, &probe, &url, simulator.is_some(), &scraped, started, &directory);
         let recorder = Recorder::create(&directory, info).or_exit(Exit::Failed)?;
         console.note(&format!("recording to {}", directory.display()));
         let live = Arc::new(Live::new(recorder.handle(), Replicas(scenario.replicas)));
-        let sink: Arc<dyn observe::Sink> = Arc::clone(&live) as Arc<dyn observe::Sink>;
-        let observer = Observer::start(&scraped, clock, &sink).or_exit(Exit::Failed)?;
-        let engine = Engine::start(EngineConfig {
-            target,
-            prompts: probe.prompts,
-            sizes: sizes.clone(),
-            max_in_flight: scenario.max_concurrency,
-            clock,
-            sink: Arc::clone(&live) as Arc<dyn crate::drive::Sink>,
-            stop,
-        })
-        .await
-        .or_exit(Exit::Failed)?;
-        Ok(Setup { directory, clock, probe, sizes, engine, observer, recorder, live, _simulator: simulator })
+        let (prompts, max_in_flight) = (probe.prompts, scenario.max_concurrency);
+        let config = EngineConfig { target, prompts, sizes: sizes.clone(), max_in_flight, clock, stop };
+        match start(config, &scraped, &live).await {
+            Ok((engine, observer)) => Ok(Setup {
+                directory,
+                clock,
+                probe,
+                sizes,
+                engine,
+                observer,
+                recorder,
+                live,
+                _simulator: simulator,
+            }),
+            Err(failure) => {
+                live.close();
+                recorder
+                    .finish(RunState::Interrupted, Some(failure.error.to_string()))
+                    .or_exit(Exit::Failed)?;
+                Err(failure)
+            }
+        }
     }
+}
+
+/// Starts the scrapers and the workers.
+async fn start(
+    config: EngineConfig,
+    scraped: &[observe::Target],
+    live: &Arc<Live>,
+) -> Result<(Engine, Observer), Failure> {
+    let sink: Arc<dyn observe::Sink> = Arc::clone(live) as Arc<dyn observe::Sink>;
+    let observer = Observer::start(scraped, config.clock, &sink).or_exit(Exit::Failed)?;
+    let engine =
+        Engine::start(config, Arc::clone(live) as Arc<dyn drive::Sink>).await.or_exit(Exit::Failed)?;
+    Ok((engine, observer))
 }
 
 fn sizes(scenario: &Scenario) -> Result<SizeSampler, Failure> {
@@ -126,7 +146,7 @@ fn typical(sizes: &mut SizeSampler) -> RequestSize {
 
 async fn start_server(
     scenario: &Scenario,
-    console: &Console,
+    console: Console,
 ) -> Result<(Option<simulator::Running>, String), Failure> {
     if let Some(url) = &scenario.target {
         return Ok((None, url.clone()));

@@ -7,6 +7,7 @@ pub(super) const EVENT_MOST: usize = 16 * 1024 * 1024;
 
 /// Collects the `data` of events. Other fields and comments are passed over.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each remembers one thing about the bytes so far")]
 pub(super) struct Framer {
     /// The unfinished line.
     line: Vec<u8>,
