@@ -28,6 +28,7 @@ const REFRESH: Duration = Duration::from_millis(250);
 /// Runs a calibration.
 pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure> {
     let scenario = setup::scenario(arguments)?;
+    derive::names(&scenario.cluster, scenario.gpus_per_replica).validate().or_exit(Exit::Usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
     let (stop, stop_changes) = watch::channel(StopLevel::Run);
     let stop = Arc::new(stop);
