@@ -138,7 +138,9 @@ fn cell(text: &str) -> String {
     for letter in text.chars() {
         match letter {
             '\n' | '\r' => out.push(' '),
-            '|' | '<' | '>' | '`' | '[' | ']' | '\\' => out.extend(['\\', letter]),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '|' | '`' | '[' | ']' | '\\' => out.extend(['\\', letter]),
             other => out.push(other),
         }
     }

@@ -1,1 +1,278 @@
-//! No tests yet.
+//! Every output from made-up analyses: usual ones, odd ones, hostile ones.
+
+use super::*;
+use crate::analyze::{
+    Capacity, GaugeSummary, LatencySummary, NoCapacity, SloCheck, Steadiness, StepAnalysis, TimelinePoint, Validity,
+    ValidityCheck, Verdict,
+};
+use crate::measurement::{FailureKind, Load, StepMark};
+use crate::recommend::{Target, Term};
+use crate::units::{Milli, Rate, Replicas, Seconds, Signal};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn latency(p95: f64) -> Option<LatencySummary> {
+    let at = |share: f64| Seconds(p95 * share);
+    p95.is_finite().then(|| LatencySummary {
+        n: 100,
+        mean: at(0.5),
+        p50: at(0.4),
+        p90: at(0.9),
+        p95: at(1.0),
+        p99: at(1.2),
+        max: at(1.5),
+    })
+}
+
+fn gauge(mean: f64) -> Option<GaugeSummary> {
+    mean.is_finite().then(|| GaugeSummary { n: 10, mean, std: 1.0, standard_error: 0.4, min: 0.0, max: mean * 2.0 })
+}
+
+fn step(index: u32, rate: f64, ttft: f64, batch: f64, queue: f64) -> StepAnalysis {
+    let start = f64::from(index) * 10.0;
+    let slo = "ttft:p95:2s".parse().unwrap();
+    let holds = ttft <= 2.0;
+    let failures = if holds { BTreeMap::new() } else { BTreeMap::from([(FailureKind::Overloaded, 7)]) };
+    StepAnalysis {
+        mark: StepMark {
+            index,
+            load: Load::Rate(Rate(rate)),
+            start: Seconds(start),
+            hold_start: Seconds(start + 3.0),
+            end: Seconds(start + 10.0),
+        },
+        attempts: 100,
+        succeeded: if holds { 100 } else { 93 },
+        failures,
+        offered: Rate(rate),
+        achieved: Rate(rate.min(9.0)),
+        output_tokens_per_second: rate * 50.0,
+        in_flight: rate * 1.5,
+        ttft: latency(ttft),
+        tpot: latency(0.03),
+        itl: latency(0.031),
+        e2e: latency(ttft + 1.0),
+        ntpot: latency(0.05),
+        schedule_delay: latency(0.0004),
+        goodput: Some(if holds { 1.0 } else { 0.4 }),
+        queue: gauge(queue),
+        batch: gauge(batch),
+        gpu: gauge(70.0 + rate),
+        checks: vec![SloCheck { slo, value: Some(ttft).filter(|t| t.is_finite()), holds }],
+        steady: Steadiness::Steady,
+    }
+}
+
+fn analysis() -> Analysis {
+    let slo = "ttft:p95:2s".parse().unwrap();
+    let capacity = Capacity {
+        per_replica: Rate(7.5),
+        holds_at: Rate(6.0),
+        fails_at: Rate(10.0),
+        limited_by: slo,
+        fraction: 0.375,
+        lower_step: 1,
+        upper_step: 2,
+        queue: Some(2.5),
+        batch: Some(20.0),
+        gpu: Some(77.5),
+    };
+    let point = |i: u32| TimelinePoint {
+        time: Seconds(f64::from(i) + 0.5),
+        offered: Rate(f64::from(i % 7)),
+        completed: Rate(f64::from(i % 5)),
+        in_flight: f64::from(i),
+        queue: (i > 3).then_some(f64::from(i) / 3.0),
+        batch: Some(f64::from(i) / 2.0),
+        gpu: Some(80.0),
+        ttft_p50: None,
+    };
+    let check = |name, verdict| ValidityCheck { name, verdict, detail: format!("{name}: figures | with a bar") };
+    Analysis {
+        slos: vec![slo],
+        replicas: Replicas(1),
+        steps: vec![step(0, 2.0, 0.2, 4.0, 0.0), step(1, 6.0, 0.9, 14.0, 0.5), step(2, 10.0, 5.0, 30.0, 6.0)],
+        validity: Validity {
+            verdict: Verdict::Remark,
+            checks: vec![check("schedule delay", Verdict::Valid), check("requests per step", Verdict::Remark)],
+        },
+        capacity: Ok(capacity),
+        timeline: (0..30).map(point).collect(),
+    }
+}
+
+fn recommendation() -> Recommendation {
+    let target = |signal, value: Result<i64, &str>| Target {
+        signal,
+        at_capacity: Some(20.0),
+        samples: 14,
+        average_value: value.map(Milli).map_err(str::to_owned),
+        fires_at: value.ok().map(|milli| Milli(milli * 11 / 10 + 1)),
+        terms: vec![Term { name: "at the capacity".to_owned(), value: "20.000 requests".to_owned() }],
+        remarks: vec!["a remark | with a bar".to_owned()],
+    };
+    Recommendation {
+        tolerance: 0.1,
+        targets: vec![
+            target(Signal::Queue, Err("no queue at all")),
+            target(Signal::Batch, Ok(18_181)),
+            target(Signal::DutyCycle, Ok(70_454)),
+            target(Signal::Dcgm, Ok(70_454)),
+        ],
+        recommended: Some(Signal::Batch),
+        rationale: vec!["batch size, because it rises with the load".to_owned()],
+        warnings: vec!["measured on one replica".to_owned()],
+    }
+}
+
+fn facts() -> RunFacts {
+    RunFacts {
+        run_id: "20261124T101500Z-demo".to_owned(),
+        tool_version: "0.1.0".to_owned(),
+        started: "2026-11-24T10:15:00Z".to_owned(),
+        state: "complete".to_owned(),
+        reason: None,
+        target: "http://127.0.0.1:8080".to_owned(),
+        server: "TGI 3.3.7, simulated/demo".to_owned(),
+        simulated: true,
+        scenario_yaml: "version: 1\n".to_owned(),
+        command: "calibrate run --ramp".to_owned(),
+        remarks: Vec::new(),
+    }
+}
+
+fn files(analysis: &Analysis, recommendation: Option<&Recommendation>, facts: &RunFacts) -> BTreeMap<String, String> {
+    let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
+    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
+    let files = render(&input).expect("every analysis can be rendered");
+    let mut files: BTreeMap<String, String> = files.into_iter().map(|file| (file.path, file.contents)).collect();
+    files.insert("terminal".to_owned(), terminal_summary(&input, false));
+    files
+}
+
+/// Whether every tag that is opened is closed, in order. Enough to notice text that was not escaped.
+fn is_balanced(xml: &str) -> bool {
+    let mut open = Vec::new();
+    for part in xml.split('<').skip(1) {
+        let Some((tag, _)) = part.split_once('>') else { return false };
+        let name = |tag: &str| tag.split([' ', '\n', '/']).next().unwrap_or_default().to_owned();
+        match tag {
+            tag if tag.starts_with(['!', '?']) || tag.ends_with('/') => {}
+            tag if tag.starts_with('/') => {
+                if open.pop() != Some(name(&tag[1..])) {
+                    return false;
+                }
+            }
+            tag => open.push(name(tag)),
+        }
+    }
+    open.is_empty()
+}
+
+#[test]
+fn outputs_for_people_and_machines_stay_as_they_are() {
+    let files = files(&analysis(), Some(&recommendation()), &facts());
+    for name in ["terminal", "summary.md", "steps.csv", "recommendation.json"] {
+        insta::assert_snapshot!(name, files[name]);
+    }
+}
+
+#[test]
+fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
+    let files = files(&analysis(), Some(&recommendation()), &facts());
+    let html = &files["report.html"];
+    for outside in ["src=", "href=", "url(", "@import", "<script", "<link"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    for inside in ["averageValue 18181m", "7.50 req/s", "simulated", "HorizontalPodAutoscaler", "no queue at all", "TTFT"] {
+        assert!(html.contains(inside), "{inside}");
+    }
+    assert_eq!(html.matches("<svg").count(), 8);
+    assert!(html.starts_with("<!DOCTYPE html>"));
+    for (name, svg) in files.iter().filter(|(name, _)| name.ends_with(".svg")) {
+        assert!(is_balanced(svg), "{name}");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}");
+    }
+}
+
+#[test]
+fn every_line_on_the_terminal_fits() {
+    let text = &files(&analysis(), Some(&recommendation()), &facts())["terminal"];
+    assert!(text.lines().count() <= 25);
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn a_run_that_recommends_nothing_says_why_and_what_to_do() {
+    for (reason, words) in [
+        (NoCapacity::NeverReached, "raise the load"),
+        (NoCapacity::NeverMet, "start the ramp lower"),
+        (NoCapacity::TooFewSteps, "two steps"),
+        (NoCapacity::Invalid, "mend what the validity checks name"),
+    ] {
+        let analysis = Analysis { capacity: Err(reason), ..analysis() };
+        let interrupted = RunFacts { state: "interrupted".to_owned(), reason: Some("Ctrl-C".to_owned()), ..facts() };
+        let files = files(&analysis, None, &interrupted);
+        for name in ["report.html", "summary.md", "terminal", "recommendation.json"] {
+            assert!(files[name].contains(words), "{name}: {words}");
+        }
+        assert!(files["report.html"].contains("The run was cut short: Ctrl-C"));
+        assert!(files["recommendation.json"].contains("\"recommended\": false"));
+    }
+}
+
+#[test]
+fn what_others_wrote_can_not_become_markup() {
+    let hostile = "<script>alert(1)</script>|\"'&`\n# x";
+    let facts = RunFacts {
+        run_id: hostile.to_owned(),
+        server: hostile.to_owned(),
+        command: hostile.to_owned(),
+        scenario_yaml: hostile.to_owned(),
+        reason: Some(hostile.to_owned()),
+        state: "interrupted".to_owned(),
+        ..facts()
+    };
+    let files = files(&analysis(), Some(&recommendation()), &facts);
+    assert!(!files["report.html"].contains("<script"));
+    assert!(!files["summary.md"].contains("<script"));
+    assert!(!files["summary.md"].contains("\n# x"));
+}
+
+#[test]
+fn unknown_figures_are_shown_as_unknown() {
+    let unknown = step(0, 3.0, f64::NAN, f64::NAN, f64::NAN);
+    let analysis = Analysis { steps: vec![StepAnalysis { gpu: None, goodput: None, ..unknown }], ..analysis() };
+    let files = files(&analysis, None, &facts());
+    let row = files["steps.csv"].lines().nth(1).unwrap();
+    assert!(row.ends_with(",,,,,,,,"), "{row}");
+    assert!(files["summary.md"].contains("| – | – |"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_analysis_can_be_rendered(
+        rows in proptest::collection::vec((0.0_f64..200.0, proptest::option::of(0.0_f64..1e6), proptest::option::of(0.0_f64..500.0)), 0..40),
+        points in 0_u32..50,
+        closed in any::<bool>(),
+    ) {
+        let steps: Vec<StepAnalysis> = (0_u32..)
+            .zip(&rows)
+            .map(|(index, (rate, ttft, batch))| {
+                let step = step(index, *rate, ttft.unwrap_or(f64::NAN), batch.unwrap_or(f64::NAN), 0.0);
+                let load = if closed { Load::Concurrency(index) } else { step.mark.load };
+                StepAnalysis { mark: StepMark { load, ..step.mark }, ..step }
+            })
+            .collect();
+        let base = analysis();
+        let timeline = base.timeline.iter().take(points as usize).copied().collect();
+        let analysis = Analysis { steps, timeline, capacity: Err(NoCapacity::TooFewSteps), ..base };
+        for (name, svg) in files(&analysis, None, &facts()).iter().filter(|(name, _)| name.ends_with(".svg")) {
+            prop_assert!(is_balanced(svg), "{}", name);
+            prop_assert!(!svg.contains("NaN"), "{}", name);
+        }
+    }
+}

@@ -68,16 +68,16 @@ settings! {
     /// Address of the server; without it, the embedded simulated server
     #[arg(long, value_name = "URL", help_heading = "Target")]
     target: String,
-    /// What the embedded simulated server imitates (see `calibrate sim --list`)
+    /// What the embedded simulated server imitates, see `calibrate sim --list` [default: demo]
     #[arg(long, value_name = "PRESET", conflicts_with = "target", help_heading = "Target")]
     preset: String,
-    /// API that the requests use
+    /// API that the requests use [default: generate]
     #[arg(long, value_enum, help_heading = "Load")]
     api: Api,
-    /// Prompt tokens: fixed:200, uniform:50-400 or lognormal:mean=256,sd=180
+    /// Prompt tokens: fixed:200, uniform:50-400 or lognormal:mean=256,sd=180 (the default)
     #[arg(long, value_name = "SIZE", help_heading = "Load")]
     input_tokens: SizeSpec,
-    /// Output tokens, in the same forms
+    /// Output tokens, in the same forms [default: lognormal:mean=128,sd=96]
     #[arg(long, value_name = "SIZE", help_heading = "Load")]
     output_tokens: SizeSpec,
     /// CSV trace to draw request sizes from (TIMESTAMP,ContextTokens,GeneratedTokens)
@@ -86,20 +86,20 @@ settings! {
     /// max_new_tokens to declare in every request, instead of the wanted output tokens
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
     max_new_tokens: u32,
-    /// How arrivals of `rate:` ramps are spread in time
+    /// How arrivals of `rate:` ramps are spread in time [default: poisson]
     #[arg(long, value_enum, help_heading = "Load")]
     arrivals: Arrivals,
-    /// Seed of arrivals, sizes and prompts: the same seed gives the same load
+    /// Seed of arrivals, sizes and prompts: the same seed gives the same load [default: 1]
     #[arg(long, value_name = "N", help_heading = "Load")]
     seed: u64,
     /// Warm-up at the start of each step, not measured [default: 30 % of the step, at most 30s]
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     warm_up: Seconds,
-    /// Most requests in flight at once
+    /// Most requests in flight at once [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     max_concurrency: u32,
-    /// Longest wait for the next byte of an answer
+    /// Longest wait for the next byte of an answer [default: 60s]
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     timeout: Seconds,
@@ -119,10 +119,10 @@ settings! {
     /// Replicas behind the target [default: one per --metrics-url]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Metrics")]
     replicas: u32,
-    /// GPUs of each replica
+    /// GPUs of each replica [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Metrics")]
     gpus_per_replica: u32,
-    /// Tolerance of the HPA controller, as a fraction of 1
+    /// Tolerance of the HPA controller, as a fraction of 1 [default: 0.1]
     #[arg(long, value_name = "FRACTION", help_heading = "Judgement")]
     tolerance: f64,
     /// Directory of the run [default: reports/<UTC time>-<name>]
