@@ -30,7 +30,8 @@ fn stderr(output: &Output) -> String {
 
 fn document(output: &Output) -> Value {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("stdout is not one JSON document: {error}\n{text}"))
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("stdout is not one JSON document: {error}\n{text}"))
 }
 
 /// Every file that a run directory must hold.
@@ -95,10 +96,12 @@ fn a_ramp_over_the_limit_ends_in_targets_manifests_and_a_report_that_can_be_made
     let targets = document["targets"].as_array().unwrap();
     assert_eq!(targets.len(), 4);
     for target in targets.iter().filter(|target| target["average_value"].is_string()) {
-        let yaml = fs::read_to_string(out.join(format!("hpa-{}.yaml", target["metric"].as_str().unwrap()))).unwrap();
+        let yaml =
+            fs::read_to_string(out.join(format!("hpa-{}.yaml", target["metric"].as_str().unwrap()))).unwrap();
         let hpa: HorizontalPodAutoscaler = serde_saphyr::from_str(&yaml).unwrap();
         let metric = &hpa.spec.metrics.as_ref().unwrap()[0];
-        let spec = metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
+        let spec =
+            metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
         assert_eq!(spec.average_value.as_ref().unwrap().0, target["average_value"].as_str().unwrap());
         assert_eq!(metric.external.is_some(), yaml.contains("cluster") && yaml.contains("l1"));
     }
@@ -117,14 +120,28 @@ fn a_closed_loop_over_the_chat_api_keeps_its_concurrency() {
     let directory = TempDir::new().unwrap();
     let out = directory.path().join("run");
     let output = run(&[
-        "run", "--ramp=concurrency:2,6x4s", "--api", "chat", "--slo", "e2e:p95:100s", "--out", out.to_str().unwrap(),
+        "run",
+        "--ramp=concurrency:2,6x4s",
+        "--api",
+        "chat",
+        "--slo",
+        "e2e:p95:100s",
+        "--out",
+        out.to_str().unwrap(),
     ]);
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     let recorded = read(&out).unwrap();
     let most = |from: f64, to: f64| {
-        let mut times: Vec<f64> = recorded.requests.iter().map(|r| r.sent.unwrap().0).filter(|t| (from..to).contains(t)).collect();
+        let mut times: Vec<f64> =
+            recorded.requests.iter().map(|r| r.sent.unwrap().0).filter(|t| (from..to).contains(t)).collect();
         times.sort_by(f64::total_cmp);
-        let in_flight = |at: f64| recorded.requests.iter().filter(|r| r.sent.unwrap().0 <= at && at < r.last_token.unwrap().0).count();
+        let in_flight = |at: f64| {
+            recorded
+                .requests
+                .iter()
+                .filter(|r| r.sent.unwrap().0 <= at && at < r.last_token.unwrap().0)
+                .count()
+        };
         times.into_iter().map(in_flight).max().unwrap()
     };
     assert_eq!((most(0.5, 4.0), most(4.5, 8.0)), (2, 6));
@@ -137,9 +154,21 @@ fn request_sizes_come_from_a_trace() {
     let trace = directory.path().join("trace.csv");
     fs::write(&trace, "TIMESTAMP,ContextTokens,GeneratedTokens\na,40,7\nb,90,3\n").unwrap();
     let out = directory.path().join("run");
-    let output = run(&["run", "--ramp=rate:10x3s", "--dataset", trace.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let output = run(&[
+        "run",
+        "--ramp=rate:10x3s",
+        "--dataset",
+        trace.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
-    let sizes: Vec<_> = read(&out).unwrap().requests.iter().map(|r| (r.input_tokens.unwrap(), r.output_tokens.unwrap())).collect();
+    let sizes: Vec<_> = read(&out)
+        .unwrap()
+        .requests
+        .iter()
+        .map(|r| (r.input_tokens.unwrap(), r.output_tokens.unwrap()))
+        .collect();
     assert!(sizes.len() > 10 && sizes.iter().all(|size| [(40, 7), (90, 3)].contains(size)), "{sizes:?}");
 }
 
@@ -174,7 +203,10 @@ fn bad_input_is_refused_with_the_way_out() {
         (vec!["run", "--ramp", "--dataset", &wrong], "wrong.csv:3: column ContextTokens: 'x'"),
         ([&["run"][..], &target[..]].concat(), "slo is missing"),
         (vec!["run", "--ramp", "--target", "http://8.8.8.8", "--slo", "ttft:p95:2s"], "--i-own-this-target"),
-        (vec!["run", "--ramp", "--namespace", "A_b", "--out", "/tmp/never"], "namespace 'A_b' is not a DNS label"),
+        (
+            vec!["run", "--ramp", "--namespace", "A_b", "--out", "/tmp/never"],
+            "namespace 'A_b' is not a DNS label",
+        ),
         (vec!["report", &busy], "is no run directory"),
     ];
     for (arguments, expected) in cases {
@@ -230,7 +262,9 @@ fn a_target_that_is_not_tgi_is_refused() {
 fn an_output_that_cannot_be_written_ends_in_exit_1() {
     let directory = TempDir::new().unwrap();
     fs::write(directory.path().join("file"), "x").unwrap();
-    for (out, expected) in [(directory.path().to_owned(), "not empty"), (directory.path().join("file/below"), "cannot")] {
+    for (out, expected) in
+        [(directory.path().to_owned(), "not empty"), (directory.path().join("file/below"), "cannot")]
+    {
         let output = run(&["run", QUICK, "--out", out.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
@@ -245,8 +279,12 @@ struct Simulator {
 
 impl Simulator {
     fn start() -> Simulator {
-        let mut child =
-            calibrate().args(["sim", "--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = calibrate()
+            .args(["sim", "--port", "0"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
@@ -341,7 +379,8 @@ fn every_shipped_scenario_is_valid() {
     let mut count = 0;
     for entry in fs::read_dir(scenarios).unwrap() {
         let path = entry.unwrap().path();
-        let settings = calibrate::scenario::read_settings(&path, &fs::read_to_string(&path).unwrap()).unwrap();
+        let settings =
+            calibrate::scenario::read_settings(&path, &fs::read_to_string(&path).unwrap()).unwrap();
         settings.resolve().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         count += 1;
     }
@@ -350,7 +389,9 @@ fn every_shipped_scenario_is_valid() {
 
 #[test]
 fn help_and_presets_are_printed() {
-    for arguments in [&["--help"][..], &["run", "--help"], &["report", "--help"], &["sim", "--help"], &["sim", "--list"]] {
+    for arguments in
+        [&["--help"][..], &["run", "--help"], &["report", "--help"], &["sim", "--help"], &["sim", "--list"]]
+    {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0));
         assert!(output.stdout.len() > 200, "{arguments:?}");

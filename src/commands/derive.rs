@@ -102,7 +102,7 @@ fn facts(run: &RecordedRun, scenario: &Scenario) -> RunFacts {
     RunFacts {
         run_id: info.run_id.clone(),
         tool_version: info.tool_version.clone(),
-        started: info.started_utc.clone(),
+        started: to_the_second(&info.started_utc),
         state: state.to_owned(),
         reason: info.reason.clone(),
         target: info.target.url.clone(),
@@ -112,6 +112,11 @@ fn facts(run: &RecordedRun, scenario: &Scenario) -> RunFacts {
         command: info.command.join(" "),
         remarks: run.remarks.clone(),
     }
+}
+
+/// An RFC 3339 time in UTC without fractions of a second.
+fn to_the_second(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
 
 impl Derived {

@@ -120,7 +120,7 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
     terms.push(term(share, format!("{value:.3} {unit}")));
     terms.push(term(
         "divided by 1 + tolerance",
-        format!("{:.3} {unit} ({tolerance})", value / (1.0 + tolerance)),
+        format!("{:.3} {unit} (tolerance {tolerance})", value / (1.0 + tolerance)),
     ));
     terms
 }

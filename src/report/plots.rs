@@ -97,8 +97,7 @@ fn over_load(
     }
 }
 
-/// Latencies span decades, so the axis stops at three times the largest limit; what lies above
-/// leaves the picture.
+/// Latencies span decades, so what lies above three times the largest TTFT limit is drawn at the edge.
 fn latency(input: &ReportInput) -> Chart<'static> {
     let slos = input.analysis.slos.iter();
     let limits: Vec<Limit> = slos
@@ -107,13 +106,13 @@ fn latency(input: &ReportInput) -> Chart<'static> {
         .map(|(slo, limit)| Limit { label: slo.to_string(), colour: VERMILION, value: limit.0, band: None })
         .collect();
     let top = limits.iter().map(|limit| limit.value * 3.0).fold(0.0, f64::max);
-    let shown = |value: f64| (top == 0.0 || value <= top).then_some(value);
+    let shown = |value: f64| if top > 0.0 { value.min(top) } else { value };
     let lines = vec![
-        line(input, "TTFT p95", BLUE, |s| s.ttft.and_then(|l| shown(l.p95.0))),
-        line(input, "TTFT p50", ORANGE, |s| s.ttft.and_then(|l| shown(l.p50.0))),
-        line(input, "TPOT p95 (per token)", PURPLE, |s| s.tpot.and_then(|l| shown(l.p95.0))),
+        line(input, "TTFT p95", BLUE, |s| s.ttft.map(|l| shown(l.p95.0))),
+        line(input, "TTFT p50", ORANGE, |s| s.ttft.map(|l| shown(l.p50.0))),
+        line(input, "TPOT p95 (per token)", PURPLE, |s| s.tpot.map(|l| shown(l.p95.0))),
     ];
-    over_load(input, "Latency over load", "seconds", lines, limits)
+    over_load(input, "Latency over load (cut at three times the limit)", "seconds", lines, limits)
 }
 
 fn throughput(input: &ReportInput) -> Chart<'static> {

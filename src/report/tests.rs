@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::analyze::{
-    Capacity, GaugeSummary, LatencySummary, NoCapacity, SloCheck, Steadiness, StepAnalysis, TimelinePoint, Validity,
-    ValidityCheck, Verdict,
+    Capacity, GaugeSummary, LatencySummary, NoCapacity, SloCheck, Steadiness, StepAnalysis, TimelinePoint,
+    Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
 use crate::recommend::{Target, Term};
@@ -25,7 +25,14 @@ fn latency(p95: f64) -> Option<LatencySummary> {
 }
 
 fn gauge(mean: f64) -> Option<GaugeSummary> {
-    mean.is_finite().then(|| GaugeSummary { n: 10, mean, std: 1.0, standard_error: 0.4, min: 0.0, max: mean * 2.0 })
+    mean.is_finite().then(|| GaugeSummary {
+        n: 10,
+        mean,
+        std: 1.0,
+        standard_error: 0.4,
+        min: 0.0,
+        max: mean * 2.0,
+    })
 }
 
 fn step(index: u32, rate: f64, ttft: f64, batch: f64, queue: f64) -> StepAnalysis {
@@ -87,14 +94,18 @@ fn analysis() -> Analysis {
         gpu: Some(80.0),
         ttft_p50: None,
     };
-    let check = |name, verdict| ValidityCheck { name, verdict, detail: format!("{name}: figures | with a bar") };
+    let check =
+        |name, verdict| ValidityCheck { name, verdict, detail: format!("{name}: figures | with a bar") };
     Analysis {
         slos: vec![slo],
         replicas: Replicas(1),
         steps: vec![step(0, 2.0, 0.2, 4.0, 0.0), step(1, 6.0, 0.9, 14.0, 0.5), step(2, 10.0, 5.0, 30.0, 6.0)],
         validity: Validity {
             verdict: Verdict::Remark,
-            checks: vec![check("schedule delay", Verdict::Valid), check("requests per step", Verdict::Remark)],
+            checks: vec![
+                check("schedule delay", Verdict::Valid),
+                check("requests per step", Verdict::Remark),
+            ],
         },
         capacity: Ok(capacity),
         timeline: (0..30).map(point).collect(),
@@ -141,11 +152,16 @@ fn facts() -> RunFacts {
     }
 }
 
-fn files(analysis: &Analysis, recommendation: Option<&Recommendation>, facts: &RunFacts) -> BTreeMap<String, String> {
+fn files(
+    analysis: &Analysis,
+    recommendation: Option<&Recommendation>,
+    facts: &RunFacts,
+) -> BTreeMap<String, String> {
     let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
     let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
     let files = render(&input).expect("every analysis can be rendered");
-    let mut files: BTreeMap<String, String> = files.into_iter().map(|file| (file.path, file.contents)).collect();
+    let mut files: BTreeMap<String, String> =
+        files.into_iter().map(|file| (file.path, file.contents)).collect();
     files.insert("terminal".to_owned(), terminal_summary(&input, false));
     files
 }
@@ -184,7 +200,14 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
     for outside in ["src=", "href=", "url(", "@import", "<script", "<link"] {
         assert!(!html.contains(outside), "{outside}");
     }
-    for inside in ["averageValue 18181m", "7.50 req/s", "simulated", "HorizontalPodAutoscaler", "no queue at all", "TTFT"] {
+    for inside in [
+        "averageValue 18181m",
+        "7.50 req/s",
+        "simulated",
+        "HorizontalPodAutoscaler",
+        "no queue at all",
+        "TTFT",
+    ] {
         assert!(html.contains(inside), "{inside}");
     }
     assert_eq!(html.matches("<svg").count(), 8);
@@ -212,7 +235,8 @@ fn a_run_that_recommends_nothing_says_why_and_what_to_do() {
         (NoCapacity::Invalid, "mend what the validity checks name"),
     ] {
         let analysis = Analysis { capacity: Err(reason), ..analysis() };
-        let interrupted = RunFacts { state: "interrupted".to_owned(), reason: Some("Ctrl-C".to_owned()), ..facts() };
+        let interrupted =
+            RunFacts { state: "interrupted".to_owned(), reason: Some("Ctrl-C".to_owned()), ..facts() };
         let files = files(&analysis, None, &interrupted);
         for name in ["report.html", "summary.md", "terminal", "recommendation.json"] {
             assert!(files[name].contains(words), "{name}: {words}");
@@ -243,7 +267,8 @@ fn what_others_wrote_can_not_become_markup() {
 #[test]
 fn unknown_figures_are_shown_as_unknown() {
     let unknown = step(0, 3.0, f64::NAN, f64::NAN, f64::NAN);
-    let analysis = Analysis { steps: vec![StepAnalysis { gpu: None, goodput: None, ..unknown }], ..analysis() };
+    let analysis =
+        Analysis { steps: vec![StepAnalysis { gpu: None, goodput: None, ..unknown }], ..analysis() };
     let files = files(&analysis, None, &facts());
     let row = files["steps.csv"].lines().nth(1).unwrap();
     assert!(row.ends_with(",,,,,,,,"), "{row}");
