@@ -258,15 +258,71 @@ fn a_target_that_is_not_tgi_is_refused() {
     }
 }
 
+/// A server with `/info` that answers generation requests with this.
+fn answering_generation(status: &'static str, kind: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(20) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap();
+            let info = request[..length].starts_with(b"GET /info");
+            let (status, kind, body) = if info {
+                ("200 OK", "application/json", "{\"model_id\":\"x\"}")
+            } else {
+                (status, kind, body)
+            };
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    url
+}
+
 #[test]
-fn an_output_that_cannot_be_written_ends_in_exit_1() {
+fn a_server_that_refuses_even_one_request_is_not_loaded() {
+    let stream = "text/event-stream";
+    let cases = [
+        (
+            "429 Too Many Requests",
+            "application/json",
+            "{\"error\":\"Model is overloaded\",\"error_type\":\"overloaded\"}",
+            1,
+            "HTTP 429, Model is overloaded",
+        ),
+        ("500 Internal Server Error", "text/plain", "boom", 1, "HTTP 500, boom"),
+        ("401 Unauthorized", "text/plain", "", 2, "HTTP 401"),
+        (
+            "200 OK",
+            stream,
+            "data: {\"error\":\"CUDA error\",\"error_type\":\"generation\"}\n\n",
+            1,
+            "CUDA error",
+        ),
+        ("200 OK", stream, "data: {\"error\":\"bad\",\"error_type\":\"validation\"}\n\n", 2, "bad"),
+        ("200 OK", "text/html", "<html>", 2, "not an event stream"),
+    ];
+    for (status, kind, body, exit, expected) in cases {
+        let url = answering_generation(status, kind, body);
+        let output = run(&["run", "--ramp", "--target", &url, "--slo", "ttft:p95:2s"]);
+        assert_eq!(output.status.code(), Some(exit), "{status} {body}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_bad_input() {
     let directory = TempDir::new().unwrap();
     fs::write(directory.path().join("file"), "x").unwrap();
     for (out, expected) in
         [(directory.path().to_owned(), "not empty"), (directory.path().join("file/below"), "cannot")]
     {
         let output = run(&["run", QUICK, "--out", out.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
     }
     assert_eq!(fs::read_to_string(directory.path().join("file")).unwrap(), "x");
@@ -300,6 +356,7 @@ impl Drop for Simulator {
 }
 
 /// A run in the background, its first step already going on.
+#[allow(clippy::zombie_processes, reason = "whoever gets the child waits for it")]
 fn begin(out: &Path, more: &[&str]) -> Child {
     let child = calibrate()
         .args(["run", "--ramp=rate:8,20x5s", "--slo", "ttft:p95:2s", "--out", out.to_str().unwrap()])
@@ -330,7 +387,7 @@ fn a_server_that_dies_in_mid_ramp_leaves_an_interrupted_run_that_is_analyzed() {
     assert!(stderr(&output).contains("the server is gone"), "{}", stderr(&output));
     let recorded = read(&out).unwrap();
     assert_eq!(recorded.info.state, RunState::Interrupted);
-    assert!(recorded.requests.iter().any(|request| request.is_ok()));
+    assert!(recorded.requests.iter().any(calibrate::measurement::RequestOutcome::is_ok));
     assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("The run was cut short"));
 }
 
@@ -352,7 +409,7 @@ fn ctrl_c_keeps_and_analyzes_what_was_measured() {
     let recorded = read(&out).unwrap();
     assert_eq!(recorded.info.state, RunState::Interrupted);
     // Streams in flight were let end.
-    assert!(recorded.requests.iter().all(|request| request.is_ok()));
+    assert!(recorded.requests.iter().all(calibrate::measurement::RequestOutcome::is_ok));
     assert!(out.join("report.html").is_file());
 }
 

@@ -372,6 +372,17 @@ fn a_waiting_stream_has_its_headers_at_once() {
     assert!(!server.metrics().contains_key("tgi_request_skipped_tokens_count"), "no token has come yet");
 }
 
+/// The recording shows one `:` every 15 seconds; this test takes as long.
+#[test]
+fn a_stream_that_waits_is_kept_alive_by_comments() {
+    let mut config = quick();
+    config.model.prefill_base = Seconds(15.5);
+    let server = Server::start(config);
+    let answer = server.post("/generate_stream", "{\"inputs\":\"a\",\"parameters\":{\"max_new_tokens\":2}}");
+    assert_eq!(String::from_utf8_lossy(&answer.pieces[0]), ":\n\n");
+    assert_eq!(answer.pieces.len(), 3, "one comment, two tokens");
+}
+
 #[test]
 fn gpu_gauges_are_shown_as_dcgm_shows_them() {
     let server = Server::start(quick());

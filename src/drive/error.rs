@@ -1,5 +1,7 @@
 //! Why no load can be sent.
 
+use crate::measurement::FailureKind;
+
 /// An error before or beside the single requests, whose failures are outcomes and not errors.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
@@ -38,6 +40,8 @@ pub enum DriveError {
         input_tokens: u32,
         /// Output tokens wanted.
         output_tokens: u32,
+        /// How it refused.
+        kind: FailureKind,
         /// What it said.
         reason: String,
     },

@@ -81,6 +81,7 @@ async fn single(
             url: target.generate_url().to_string(),
             input_tokens: size.input,
             output_tokens: size.output,
+            kind: failure.kind,
             reason: match answer.status {
                 Some(status) if status != 200 => format!("HTTP {status}, {}", failure.message),
                 _ => failure.message.clone(),

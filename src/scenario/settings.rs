@@ -319,11 +319,25 @@ impl Settings {
                 "write it in full, like http://localhost:8080",
             );
         }
+        let urls = self.metrics_url.iter().flatten().chain(self.gpu_metrics_url.iter().flatten());
+        if urls.chain(&self.target).any(|url| has_credentials(url)) {
+            return fail(
+                "target",
+                "or an address of metrics holds a user name or password, which would be recorded",
+                "give the address without them",
+            );
+        }
         if self.timeout.is_some_and(|t| t.0 < 0.1) {
             return fail("timeout", "is below 100ms", "the wait for a first token can take seconds: use 60s");
         }
         Ok(())
     }
+}
+
+/// Whether an address carries `user:password@`.
+fn has_credentials(url: &str) -> bool {
+    let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 fn is_http(url: &str) -> bool {
@@ -363,6 +377,7 @@ mod tests {
             (Settings { name: Some("a b".into()), ..slo() }, "name"),
             (Settings { target: Some("localhost:80".into()), ..slo() }, "target"),
             (Settings { version: Some(2), ..slo() }, "version"),
+            (Settings { target: Some("http://me:secret@localhost".into()), ..slo() }, "would be recorded"),
         ];
         for (settings, field) in wrong {
             let message = settings.resolve().unwrap_err().to_string();

@@ -6,7 +6,7 @@ use super::safety;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::drive::{self, DriveError, Engine, EngineConfig, Probe, StopLevel, Target, probe};
-use crate::measurement::{RunClock, Source};
+use crate::measurement::{FailureKind, RunClock, Source};
 use crate::observe::{self, Observer, Scraped};
 use crate::plan::{RequestSize, SizeSampler, read_dataset};
 use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
@@ -65,10 +65,8 @@ impl Setup {
             .or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
         let typical = typical(&mut sizes);
-        let probe = probe(&target, RunClock::start(), scenario.seed, typical).await.map_err(|error| {
-            let exit = if matches!(error, DriveError::NotTgi { .. }) { Exit::Usage } else { Exit::Failed };
-            Failure { exit, error: anyhow::Error::new(error).context("before the load") }
-        })?;
+        let probe = probe(&target, RunClock::start(), scenario.seed, typical).await;
+        let probe = probe.map_err(|error| Failure { exit: exit_of(&error), error: error.into() })?;
         for remark in &probe.remarks {
             console.warn(remark);
         }
@@ -77,7 +75,7 @@ impl Setup {
         check_metrics(&scraped, clock).await?;
         let directory = directory(scenario, started);
         let info = run_info(scenario, &probe, &url, simulator.is_some(), &scraped, started, &directory);
-        let recorder = Recorder::create(&directory, info).or_exit(Exit::Failed)?;
+        let recorder = Recorder::create(&directory, info).or_exit(Exit::Usage)?;
         console.note(&format!("recording to {}", directory.display()));
         let live = Arc::new(Live::new(recorder.handle(), Replicas(scenario.replicas)));
         let (prompts, max_in_flight) = (probe.prompts, scenario.max_concurrency);
@@ -102,6 +100,16 @@ impl Setup {
                 Err(failure)
             }
         }
+    }
+}
+
+/// A request that the server finds wrong is bad input; a server that cannot serve it has failed.
+fn exit_of(error: &DriveError) -> Exit {
+    match error {
+        DriveError::NotTgi { .. }
+        | DriveError::Address { .. }
+        | DriveError::Refused { kind: FailureKind::ClientError | FailureKind::Malformed, .. } => Exit::Usage,
+        DriveError::Refused { .. } | DriveError::Unreachable { .. } | DriveError::Pool(_) => Exit::Failed,
     }
 }
 
