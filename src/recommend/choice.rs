@@ -40,6 +40,9 @@ fn reason_for(signal: Signal) -> String {
     format!("{}, because {reason}", signal.title())
 }
 
+/// Steps further apart than this factor leave the capacity open to more than a straight line can tell.
+const WIDE: f64 = 1.5;
+
 /// Warnings about the whole recommendation.
 pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Option<Signal>) -> Vec<String> {
     let mut warnings = vec![format!(
@@ -47,6 +50,13 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
          allowance for growth of the load while a new replica starts",
         capacity.holds_at, capacity.fails_at
     )];
+    let apart = capacity.fails_at.0 / capacity.holds_at.0;
+    if apart > WIDE {
+        warnings.insert(
+            0,
+            format!("the last step that holds and the first that fails are a factor of {apart:.1} apart: drive steps between them"),
+        );
+    }
     if recommended == Some(Signal::Queue) {
         warnings.push(
             "the only usable metric is the queue: expect replicas to swing; limit scale-down".to_owned(),
