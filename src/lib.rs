@@ -26,7 +26,7 @@
 //! | [`batching`] | the continuous-batching server as a state machine with its own clock |
 //! | [`simulator`] | that server in real time behind TGI's HTTP |
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
-//! | [`hpa`] | the Kubernetes HPA controller's arithmetic |
+//! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
 //! | [`recommend`] | a target per metric, with its terms and warnings |
 //! | [`manifest`] | typed Kubernetes objects and their YAML |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |

@@ -445,6 +445,28 @@ fn every_shipped_scenario_is_valid() {
 }
 
 #[test]
+fn decisions_of_the_controller_are_explained_in_the_order_of_the_cases() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let file = |name: &str| data.join(name).display().to_string();
+    let cases: Value =
+        serde_json::from_str(&fs::read_to_string(data.join("hpa_cases.json")).unwrap()).unwrap();
+    let output = run(&["hpa", "explain", "--from", &file("hpa_cases.json"), "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let answers = document(&output);
+    let names =
+        |list: &Value| list.as_array().unwrap().iter().map(|case| case["name"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&answers), names(&cases["cases"]));
+    assert!(answers[0].get("usageMilli").is_some() && answers[0].get("error").is_some());
+    let people = run(&["hpa", "explain", "--from", &file("hpa_cases.json")]);
+    assert!(String::from_utf8_lossy(&people.stdout).contains("ratio"));
+    let replay = run(&["hpa", "replay", "--from", &file("controller_runs/series-pods-step.json"), "--json"]);
+    assert!(document(&replay)["specReplicasAfter"].as_array().unwrap().len() > 3, "{}", stderr(&replay));
+    let wrong = run(&["hpa", "replay", "--from", &file("hpa_cases.json")]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("holds cases, not a recorded run"));
+}
+
+#[test]
 fn help_and_presets_are_printed() {
     for arguments in
         [&["--help"][..], &["run", "--help"], &["report", "--help"], &["sim", "--help"], &["sim", "--list"]]

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::hpa::HpaArgs;
 use crate::scenario::Settings;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -45,6 +46,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Explain what the HPA controller decides, and why
+    Hpa(HpaArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
 }

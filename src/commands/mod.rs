@@ -1,6 +1,7 @@
 //! One file per subcommand: they decide what happens in which order, and leave the doing to the rooms.
 
 mod derive;
+pub mod hpa;
 mod report;
 mod run;
 mod sim;
@@ -16,6 +17,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
     }
 }

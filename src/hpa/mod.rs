@@ -1,10 +1,27 @@
-//! The Kubernetes HPA controller's arithmetic, exactly.
+//! The Kubernetes HPA controller's decision, exactly.
 //!
-//! So far what a target needs: one decision on one AverageValue metric with every pod sampled.
-//! Milli-units are integers and ratios are binary64, as in the controller's replica calculator.
+//! What one metric proposes (`replica_calculator`), what a controller makes of several over time
+//! (`controller`, `behavior`), and both checked against cases and recordings (`cases`, `recording`).
 //!
 //! Invariants: pure; no rounding of our own anywhere between a metric's value and the decision.
 
 mod average_value;
+mod behavior;
+mod behavior_cases;
+mod cases;
+mod controller;
+mod quantity;
+mod recording;
+mod replica_calculator;
+mod spec;
+mod tolerance;
 
-pub use average_value::{Decision, Generation, decide, first_average_that_scales_up, scales_up};
+pub use average_value::{first_average_that_scales_up, scales_up};
+pub use behavior::{Behavior, Event, Events, Policy, PolicyKind, Range, Rules, SelectPolicy, StepLimit};
+pub use cases::{CaseError, Evaluation, EventAfter, Outcome, evaluate};
+pub use controller::{Controller, Decision, Recommendation, Recommendations, Settings};
+pub use quantity::{ParseQuantityError, Quantity};
+pub use recording::Replay;
+pub use replica_calculator::{NoProposal, Phase, Pod, Proposal, Source, Target, Workload, propose};
+pub use spec::{BadMetric, BehaviorSpec, HpaSpec, MetricName, MetricSpec, RulesSpec, SourceSpec, TargetSpec};
+pub use tolerance::{Generation, Tolerances};

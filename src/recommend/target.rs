@@ -3,7 +3,7 @@
 
 use super::{Target, Term};
 use crate::analyze::{Analysis, Capacity, GaugeSummary, StepAnalysis};
-use crate::hpa::{self, Generation};
+use crate::hpa::{self, Generation, Source};
 use crate::units::{Milli, Signal};
 
 /// A metric whose elasticity (change in percent for one percent more load) is below this hardly
@@ -36,12 +36,10 @@ pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, t
     target.remarks = remarks(signal, value, analysis, capacity);
     target.average_value = round(signal, value, tolerance);
     if let Ok(average) = target.average_value {
-        let fires_at = hpa::first_average_that_scales_up(average, tolerance, Generation::Inclusive);
+        target.fires_at = hpa::first_average_that_scales_up(average, tolerance, Generation::Inclusive);
         target.terms.push(term("averageValue, rounded down to milli-units", average.to_string()));
-        target
-            .terms
-            .push(term("scales up from an average of", format!("{} {}", fires_at.as_f64(), signal.unit())));
-        target.fires_at = Some(fires_at);
+        let fires_at = target.fires_at.map(|fires_at| format!("{} {}", fires_at.as_f64(), signal.unit()));
+        target.terms.extend(fires_at.map(|fires_at| term("scales up from an average of", fires_at)));
     }
     target
 }
@@ -91,9 +89,10 @@ fn round(signal: Signal, value: f64, tolerance: f64) -> Result<Milli, String> {
 
 /// Whether both generations of the controller scale up from one replica at `value`.
 fn fires(signal: Signal, value: Milli, target: Milli, tolerance: f64) -> bool {
+    let source = if signal.is_external() { Source::External } else { Source::Pods };
     [Generation::Inclusive, Generation::Absolute]
         .into_iter()
-        .all(|generation| hpa::scales_up(signal.is_external(), value, target, 1, tolerance, generation))
+        .all(|generation| hpa::scales_up(source, value, target, tolerance, generation))
 }
 
 fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, tolerance: f64) -> Vec<Term> {
