@@ -415,6 +415,26 @@ fn ctrl_c_keeps_and_analyzes_what_was_measured() {
 
 #[cfg(unix)]
 #[test]
+fn ctrl_c_before_the_load_ends_at_once() {
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("run");
+    let child = calibrate()
+        .args(["run", "--ramp=rate:1x60s", "--preset", "mistral-7b-l4-like", "--output-tokens", "fixed:4000"])
+        .args(["--slo", "ttft:p95:2s", "--out", out.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The single request of 4000 tokens alone would take over four minutes.
+    std::thread::sleep(Duration::from_secs(2));
+    signal(&child, rustix::process::Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing was measured"));
+    assert!(!out.exists());
+}
+
+#[cfg(unix)]
+#[test]
 fn a_run_that_was_killed_can_still_be_reported() {
     let directory = TempDir::new().unwrap();
     let out = directory.path().join("run");

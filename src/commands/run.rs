@@ -14,6 +14,7 @@ use crate::plan::{Next, Plan, RequestSize, Step, StepResult, arrival_times, stre
 use crate::record::RunState;
 use crate::scenario::Scenario;
 use crate::units::Seconds;
+use anyhow::anyhow;
 use setup::Setup;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +63,14 @@ async fn measure(
     stop: Arc<watch::Sender<StopLevel>>,
     stop_changes: watch::Receiver<StopLevel>,
 ) -> Result<(std::path::PathBuf, Ended), Failure> {
-    let setup = Setup::prepare(&scenario, console, stop_changes.clone()).await?;
+    let mut interrupted = stop_changes.clone();
+    let setup = tokio::select! {
+        setup = Setup::prepare(&scenario, console, stop_changes) => setup?,
+        _ = interrupted.wait_for(|level| *level != StopLevel::Run) => {
+            return Err(anyhow!("interrupted before the load began, so nothing was measured"))
+                .or_exit(Exit::Interrupted);
+        }
+    };
     let plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.probe.single_latency);
     let mut driver = Driver {
         sizes: setup.sizes.clone(),

@@ -65,6 +65,9 @@ impl Setup {
             .or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
         let typical = typical(&mut sizes);
+        console.note(
+            "three single requests first: does it answer, how does it count tokens, how long does one take",
+        );
         let probe = probe(&target, RunClock::start(), scenario.seed, typical).await;
         let probe = probe.map_err(|error| Failure { exit: exit_of(&error), error: error.into() })?;
         for remark in &probe.remarks {
