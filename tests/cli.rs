@@ -109,8 +109,16 @@ fn a_ramp_over_the_limit_ends_in_targets_manifests_and_a_report_that_can_be_made
     let html = fs::read(out.join("report.html")).unwrap();
     fs::remove_file(out.join("report.html")).unwrap();
     fs::remove_file(out.join("recommendation.json")).unwrap();
+    let stale = out.join("hpa-queue.yaml");
+    let had_queue = stale.is_file();
+    fs::write(&stale, "an older one").unwrap();
     let again = run(&["report", &shown]);
     assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    assert!(if had_queue {
+        fs::read_to_string(&stale).unwrap().contains("averageValue")
+    } else {
+        !stale.exists()
+    });
     assert_eq!(fs::read(out.join("recommendation.json")).unwrap(), before);
     assert_eq!(fs::read(out.join("report.html")).unwrap(), html);
 }

@@ -3,6 +3,7 @@
 use super::{Measured, Steadiness, StepAnalysis, Validity, ValidityCheck, Verdict};
 use crate::measurement::{Event, FailureKind, Series, Source};
 use crate::units::{Load, Seconds, Slo, SloMetric};
+use std::collections::BTreeSet;
 
 /// Schedule delay, 99th percentile: above this it is remarked on.
 const DELAY_REMARK: Seconds = Seconds(0.020);
@@ -83,14 +84,21 @@ fn scrapes(measured: &Measured) -> ValidityCheck {
         .filter(|e| matches!(e, Event::ScrapeFailed { source, .. } if of_server(source)))
         .count();
     let share = failed as f64 / (good + failed).max(1) as f64;
+    let scraped: BTreeSet<u32> =
+        measured.samples.iter().filter(|s| of_server(&s.source)).map(|s| s.replica).collect();
+    let unseen = measured.replicas.0.saturating_sub(scraped.len() as u32);
     let verdict = match failed {
         _ if good == 0 || !batch_seen || share > SCRAPE_INVALID => Verdict::Invalid,
-        0 => Verdict::Valid,
+        0 if unseen == 0 => Verdict::Valid,
         _ => Verdict::Remark,
     };
     let detail = match (good, batch_seen) {
         (0, _) => format!("none of {failed} scrapes of the server's metrics gave any"),
         (_, false) => format!("{good} scrapes, but none shows tgi_batch_current_size"),
+        _ if unseen > 0 => format!(
+            "{good} good, {failed} failed; {unseen} of {} are not scraped and taken to be like the others",
+            measured.replicas
+        ),
         _ => format!("{good} good, {failed} failed"),
     };
     check("metric scrapes", verdict, detail)

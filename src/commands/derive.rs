@@ -9,7 +9,7 @@ use crate::recommend::{Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, Scenario, Settings};
-use crate::units::Replicas;
+use crate::units::{Replicas, Signal};
 use anyhow::Context;
 use std::path::Path;
 
@@ -132,6 +132,12 @@ impl Derived {
     fn write(&self, directory: &Path) -> anyhow::Result<()> {
         for file in report::render(&self.input())? {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
+        }
+        // An HPA of an earlier derivation must not outlive the target it was made from.
+        for name in Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug())) {
+            if !self.manifests.iter().any(|(written, _)| *written == name) {
+                let _ = std::fs::remove_file(directory.join(name));
+            }
         }
         for (name, yaml) in &self.manifests {
             record::write_file(&directory.join(name), yaml.as_bytes())?;

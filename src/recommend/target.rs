@@ -33,7 +33,7 @@ pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, t
     };
     let Some(value) = at_capacity else { return target };
     target.terms = terms(signal, value, analysis, capacity, tolerance);
-    target.remarks = remarks(signal, value, analysis, capacity);
+    target.remarks = remarks(signal, value, analysis, capacity, tolerance);
     target.average_value = round(signal, value, tolerance);
     if let Ok(average) = target.average_value {
         target.fires_at = hpa::first_average_that_scales_up(average, tolerance, Generation::Inclusive);
@@ -124,7 +124,13 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
     terms
 }
 
-fn remarks(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
+fn remarks(
+    signal: Signal,
+    value: f64,
+    analysis: &Analysis,
+    capacity: &Capacity,
+    tolerance: f64,
+) -> Vec<String> {
     let mut remarks = Vec::new();
     let lowest = analysis
         .steps
@@ -142,9 +148,10 @@ fn remarks(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity)
             ));
         }
     }
-    if low.is_some_and(|(_, low)| low > value / 2.0) {
+    // Two replicas become one where the average is at most half the target.
+    if low.is_some_and(|(_, low)| low > value / (1.0 + tolerance) / 2.0) {
         remarks.push(
-            "even at the lowest measured load it is above half its value at the capacity, so a second replica is \
+            "even at the lowest measured load it is above half its target, so a second replica is \
              released only when nearly idle"
                 .to_owned(),
         );
