@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use calibrate::plan::{arrival_times, stream};
-use calibrate::record::{RunState, read};
-use calibrate::scenario::Arrivals;
-use calibrate::units::{Rate, Seconds};
+use calibrate::measurement::Event;
+use calibrate::plan::{RequestSource, Schedule, Spacing, Step, StepWork};
+use calibrate::record::{RecordedRun, RunState, read};
+use calibrate::scenario::Settings;
+use calibrate::units::Seconds;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use serde_json::Value;
 use std::fs;
@@ -70,18 +71,53 @@ fn a_ramp_that_never_reaches_the_limit_recommends_nothing_and_keeps_everything()
     for file in FILES {
         assert!(out.join(file).is_file(), "{file} is missing");
     }
-    // The same seed schedules the same arrivals; each of them is a row.
-    let mut rng = stream(1, "arrivals");
-    let scheduled: usize = [1.0, 2.667, 4.333, 6.0]
-        .map(|rate| arrival_times(Rate(rate), Seconds(6.0), Arrivals::Poisson, &mut rng).len())
-        .iter()
-        .sum();
     let recorded = read(&out).unwrap();
-    assert_eq!(recorded.requests.len(), scheduled);
+    let scheduled = follows_the_schedule(&recorded);
     assert!(recorded.requests.iter().all(|request| request.error.is_none()), "{said}");
     assert_eq!(recorded.info.state, RunState::Complete);
     let rows = fs::read_to_string(out.join("requests.csv")).unwrap().lines().count();
     assert_eq!(rows, scheduled + 1);
+}
+
+/// Every arrival that the run's seed schedules in its finished steps is a row, at its time and of its
+/// size, and there are no others. Gives their number.
+fn follows_the_schedule(run: &RecordedRun) -> usize {
+    let settings: Settings = serde_json::from_value(run.info.scenario.clone()).unwrap();
+    let scenario = settings.resolve().unwrap();
+    let schedule = Schedule {
+        seed: scenario.seed,
+        spacing: Spacing::new(scenario.arrivals, scenario.burstiness),
+        requests: RequestSource::Specs(scenario.input_tokens, scenario.output_tokens),
+        trace: None,
+    };
+    let ended = run.events.iter().filter_map(|event| match event {
+        Event::StepEnded { step } => Some(*step),
+        _ => None,
+    });
+    let mut count = 0;
+    for (place, mark) in (0..).zip(ended) {
+        let (load, length) = (mark.load, Seconds((mark.end - mark.start).0));
+        let step = Step {
+            index: mark.index,
+            place,
+            load,
+            offset: Seconds::ZERO,
+            warm_up: Seconds::ZERO,
+            length: Seconds((length.0 * 1e6).round() / 1e6),
+        };
+        let StepWork::Arrivals(arrivals) = schedule.work(&step) else { panic!("an open loop") };
+        let mut rows: Vec<_> = run.requests.iter().filter(|request| request.step == mark.index).collect();
+        rows.sort_by(|a, b| a.scheduled.0.total_cmp(&b.scheduled.0));
+        let arrivals: Vec<_> = arrivals.collect();
+        assert_eq!(rows.len(), arrivals.len(), "step {}", mark.index);
+        for (row, (time, request)) in rows.iter().zip(&arrivals) {
+            assert!((row.scheduled.0 - mark.start.0 - time.0).abs() < 2e-6, "{row:?} {time}");
+            assert_eq!(row.input_tokens, request.input, "the simulated server counts as we do");
+            assert!(row.output_tokens.is_none_or(|tokens| tokens == request.output), "{row:?}");
+        }
+        count += rows.len();
+    }
+    count
 }
 
 #[test]

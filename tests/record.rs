@@ -31,6 +31,7 @@ fn info() -> RunInfo {
         serde_json::json!({"version": 1, "seed": 7}),
         vec!["calibrate".to_owned(), "run".to_owned()],
         TargetFacts {
+            single_latency: None,
             url: "http://127.0.0.1:1".to_owned(),
             simulated: true,
             info: None,
@@ -51,6 +52,7 @@ fn outcome(id: u64, step: u32, scheduled: f64) -> RequestOutcome {
         sent: Some(Seconds(scheduled)),
         first_token: Some(Seconds(scheduled + 0.25)),
         last_token: Some(Seconds(scheduled + 1.25)),
+        ended: None,
         input_tokens: Some(100),
         output_tokens: Some(11),
         chunks: 11,
@@ -103,6 +105,8 @@ fn outcomes() -> impl Strategy<Value = RequestOutcome> {
                 sent,
                 first_token,
                 last_token,
+                // Any time will do.
+                ended: first_token,
                 input_tokens,
                 output_tokens,
                 chunks,
@@ -438,4 +442,48 @@ fn cost_per_request() {
         all.as_secs_f64() * 1e6 / n as f64,
         cpu * 1e6 / n as f64
     );
+}
+
+#[test]
+fn a_resumed_run_goes_on_after_its_last_whole_lines() {
+    let (_parent, directory) = fresh();
+    recorded(&directory, |handle| {
+        handle.request(outcome(0, 0, 1.0), vec![20_000, 30_000]);
+        handle.event(Event::Remark { time: Seconds(1.0), message: "before".to_owned() });
+    });
+    for file in ["requests.csv", "samples.csv", "events.jsonl", "latency/itl.hlog"] {
+        let path = directory.join(file);
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(b"7,0,hold,1.0,torn");
+        std::fs::write(&path, text).unwrap();
+    }
+    let recorder = Recorder::resume(&directory, read(&directory).unwrap().info).unwrap();
+    assert_eq!(read(&directory).unwrap().info.state, RunState::Running);
+    recorder.handle().request(outcome(1, 1, 5.0), vec![40_000]);
+    recorder.finish(RunState::Complete, None).unwrap();
+    let run = read(&directory).unwrap();
+    assert_eq!(run.requests, [outcome(0, 0, 1.0), outcome(1, 1, 5.0)]);
+    assert_eq!(run.remarks, Vec::<String>::new());
+    assert_eq!(run.gaps.values().map(Histogram::len).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
+fn two_processes_cannot_write_to_one_run() {
+    let (_parent, directory) = fresh();
+    let first = Recorder::create(&directory, info()).unwrap();
+    let second = Recorder::resume(&directory, info());
+    assert!(matches!(second, Err(RecordError::InUse(_))), "{second:?}");
+    first.finish(RunState::Complete, None).unwrap();
+    Recorder::resume(&directory, info()).unwrap().finish(RunState::Complete, None).unwrap();
+}
+
+#[test]
+fn a_run_with_other_columns_cannot_be_added_to() {
+    let (_parent, directory) = fresh();
+    recorded(&directory, |handle| handle.request(outcome(0, 0, 1.0), Vec::new()));
+    let path = directory.join("requests.csv");
+    let text = std::fs::read_to_string(&path).unwrap().replace(",ended", "");
+    std::fs::write(&path, text).unwrap();
+    let error = Recorder::resume(&directory, info()).unwrap_err().to_string();
+    assert!(error.contains("requests.csv:1"), "{error}");
 }

@@ -4,12 +4,12 @@
 //! two are the interval that is reported.
 
 use super::{Capacity, GaugeSummary, NoCapacity, SloCheck, StepAnalysis};
-use crate::units::{Limit, Load, Rate, Replicas};
+use crate::units::{Limit, Rate, Replicas};
 
 /// The load at which the first SLO is reached.
 pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacity, NoCapacity> {
     let mut order: Vec<usize> = (0..steps.len()).filter(|i| steps[*i].attempts > 0).collect();
-    order.sort_by(|a, b| asked(&steps[*a]).total_cmp(&asked(&steps[*b])));
+    order.sort_by(|a, b| steps[*a].mark.load.level().total_cmp(&steps[*b].mark.load.level()));
     if order.len() < 2 {
         return Err(NoCapacity::TooFewSteps);
     }
@@ -43,21 +43,10 @@ pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacit
     })
 }
 
-/// The load that a step asked for, to put the steps in order.
-fn asked(step: &StepAnalysis) -> f64 {
-    match step.mark.load {
-        Load::Rate(rate) => rate.0,
-        Load::Concurrency(level) => f64::from(level),
-    }
-}
-
 /// The load that a step put on the server, requests per second: what arrived in the measured part
 /// of an open loop. In a closed loop arrivals follow completions, so it is what was completed.
 fn carried(step: &StepAnalysis) -> f64 {
-    match step.mark.load {
-        Load::Rate(_) => step.offered.0,
-        Load::Concurrency(_) => step.achieved.0,
-    }
+    if step.mark.load.is_open_loop() { step.offered.0 } else { step.achieved.0 }
 }
 
 /// Where between the two steps, 0 to 1, the figure reaches its limit on a straight line. 0 where the
@@ -78,7 +67,7 @@ pub(super) mod tests {
     use super::super::Steadiness;
     use super::*;
     use crate::measurement::StepMark;
-    use crate::units::{Seconds, Slo};
+    use crate::units::{Load, Seconds, Slo};
     use std::collections::BTreeMap;
 
     pub(crate) fn step(index: u32, rate: f64, ttft: Option<f64>, batch: f64) -> StepAnalysis {

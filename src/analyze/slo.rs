@@ -88,6 +88,7 @@ mod tests {
             sent: Some(Seconds(0.0)),
             first_token: Some(Seconds(ttft)),
             last_token: Some(Seconds(ttft + 1.0)),
+            ended: None,
             input_tokens: Some(10),
             output_tokens: Some(11),
             chunks: 11,

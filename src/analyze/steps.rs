@@ -85,10 +85,11 @@ pub(super) fn analyze_step(mark: StepMark, measured: &Measured, slos: &[Slo]) ->
 /// From when to when a request was at the server, as far as known.
 fn span(request: &RequestOutcome) -> Option<(f64, f64)> {
     let sent = request.sent?.0;
-    // A request that never ended was there until the record ends.
-    let end = match (request.last_token, request.error) {
+    // What is known best: the end of the attempt. A request that never ended was there until the
+    // record ends.
+    let end = match (request.ended.or(request.last_token), request.error) {
+        (_, Some(crate::measurement::FailureKind::Stopped)) => f64::INFINITY,
         (Some(end), _) => end.0,
-        (None, Some(crate::measurement::FailureKind::Stopped)) => f64::INFINITY,
         (None, _) => sent,
     };
     Some((sent, end))
@@ -131,6 +132,7 @@ mod tests {
             sent: Some(Seconds(scheduled)),
             first_token: Some(Seconds(scheduled + latency / 2.0)),
             last_token: Some(Seconds(scheduled + latency)),
+            ended: None,
             input_tokens: Some(10),
             output_tokens: Some(10),
             chunks: 10,

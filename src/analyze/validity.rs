@@ -2,7 +2,7 @@
 
 use super::{Measured, Steadiness, StepAnalysis, Validity, ValidityCheck, Verdict};
 use crate::measurement::{Event, FailureKind, Series, Source};
-use crate::units::{Load, Seconds, Slo, SloMetric};
+use crate::units::{Seconds, Slo, SloMetric};
 use std::collections::BTreeSet;
 
 /// Schedule delay, 99th percentile: above this it is remarked on.
@@ -38,7 +38,7 @@ fn check(name: &'static str, verdict: Verdict, detail: String) -> ValidityCheck 
 fn schedule_delay(steps: &[StepAnalysis], slos: &[Slo]) -> ValidityCheck {
     let limits = slos.iter().filter(|slo| slo.metric == SloMetric::Ttft).filter_map(Slo::latency_limit);
     let invalid = limits.map(|limit| limit * 0.1).fold(DELAY_INVALID, Seconds::max);
-    let open_loop = steps.iter().filter(|step| matches!(step.mark.load, Load::Rate(_)));
+    let open_loop = steps.iter().filter(|step| step.mark.load.is_open_loop());
     let worst = open_loop
         .filter_map(|step| step.schedule_delay)
         .map(|delay| delay.p99)

@@ -62,12 +62,19 @@ Examples:
       A real server, with an adaptive search for its limit
   calibrate run --ramp=rate:1..20:10x30s --target http://localhost:8080 --slo ttft:p95:2s
       Ten steps of 30 seconds from 1 to 20 requests per second
+  calibrate run --ramp=trace:azure.csv*2 --target http://localhost:8080 --slo ttft:p95:2s
+      A recorded trace, twice as fast
+  calibrate run --resume reports/20261124T101500Z-run
+      What is left of a run that was killed or interrupted
   calibrate run --scenario scenarios/gke-tgi-gemma.yaml --target http://10.0.0.7:8000
       Everything from a file, the address from a flag")]
 pub struct RunArgs {
     /// Scenario file; flags win over it
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub scenario: Option<PathBuf>,
+    /// Go on with a run that ended early, at its first unfinished step
+    #[arg(long, value_name = "RUN", conflicts_with = "scenario", help_heading = "Run")]
+    pub resume: Option<PathBuf>,
     /// The flags that are also fields of the scenario file.
     #[command(flatten)]
     pub settings: Settings,

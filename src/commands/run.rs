@@ -1,6 +1,10 @@
 //! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
 
+mod access;
+mod limits;
 mod live;
+mod load;
+mod resume;
 mod safety;
 mod setup;
 mod signals;
@@ -10,11 +14,12 @@ use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::drive::{StepDriven, StopLevel};
 use crate::measurement::{Event, Load};
-use crate::plan::{Next, Plan, RequestSize, Step, StepResult, arrival_times, stream};
+use crate::plan::{Next, Plan, Step, StepResult};
 use crate::record::RunState;
 use crate::scenario::Scenario;
 use crate::units::Seconds;
 use anyhow::anyhow;
+use resume::Earlier;
 use setup::Setup;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +33,16 @@ const REFRESH: Duration = Duration::from_millis(250);
 
 /// Runs a calibration.
 pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure> {
-    let scenario = setup::scenario(arguments)?;
+    let (scenario, earlier) = match arguments.resume.clone() {
+        Some(run) => resume::read(run, &arguments).map(|(scenario, earlier)| (scenario, Some(earlier)))?,
+        None => (setup::scenario(arguments)?, None),
+    };
     derive::names(&scenario.cluster, scenario.gpus_per_replica).validate().or_exit(Exit::Usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
     let (stop, stop_changes) = watch::channel(StopLevel::Run);
     let stop = Arc::new(stop);
     signals::listen(Arc::clone(&stop))?;
-    let outcome = runtime.block_on(measure(scenario, console, Arc::clone(&stop), stop_changes));
+    let outcome = runtime.block_on(measure(scenario, earlier, console, Arc::clone(&stop), stop_changes));
     // A stream that still hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let (directory, ended) = outcome?;
@@ -59,22 +67,23 @@ enum Ended {
 
 async fn measure(
     scenario: Scenario,
+    earlier: Option<Earlier>,
     console: Console,
     stop: Arc<watch::Sender<StopLevel>>,
     stop_changes: watch::Receiver<StopLevel>,
 ) -> Result<(std::path::PathBuf, Ended), Failure> {
     let mut interrupted = stop_changes.clone();
     let setup = tokio::select! {
-        setup = Setup::prepare(&scenario, console, stop_changes) => setup?,
+        setup = Setup::prepare(&scenario, earlier.as_ref(), console, stop_changes) => setup?,
         _ = interrupted.wait_for(|level| *level != StopLevel::Run) => {
             return Err(anyhow!("interrupted before the load began, so nothing was measured"))
                 .or_exit(Exit::Interrupted);
         }
     };
-    let plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.probe.single_latency);
+    let trace = setup.schedule.trace.as_deref();
+    let mut plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.single_latency, trace);
+    let last = earlier.and_then(|earlier| plan.resume(&earlier.driven, earlier.next_step));
     let mut driver = Driver {
-        sizes: setup.sizes.clone(),
-        arrivals: stream(scenario.seed, "arrivals"),
         deadline: scenario.max_duration.map(|most| setup.clock.now() + most),
         progress: console.progress(),
         plan,
@@ -82,7 +91,7 @@ async fn measure(
         setup: &setup,
         stop: &stop,
     };
-    let ended = driver.drive_all().await;
+    let ended = driver.drive_all(last).await;
     driver.progress.finish();
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
@@ -105,16 +114,15 @@ struct Driver<'a> {
     setup: &'a Setup,
     stop: &'a watch::Sender<StopLevel>,
     plan: Plan,
-    sizes: crate::plan::SizeSampler,
-    arrivals: rand_chacha::ChaCha8Rng,
     deadline: Option<Seconds>,
     progress: Progress,
 }
 
 impl Driver<'_> {
-    async fn drive_all(&mut self) -> Ended {
+    /// Drives the plan to its end, from the result of the last step on that an earlier session drove.
+    async fn drive_all(&mut self, mut last: Option<StepResult>) -> Ended {
         let live = Arc::clone(&self.setup.live);
-        let (mut last, mut current) = (None, None);
+        let mut current = None;
         loop {
             let step = match self.plan.next(last) {
                 Next::Done(reason) => {
@@ -156,14 +164,8 @@ impl Driver<'_> {
     }
 
     async fn drive_step(&mut self, step: Step) -> StepDriven {
-        let arrivals: Vec<(Seconds, RequestSize)> = match step.load {
-            Load::Rate(rate) => {
-                let times = arrival_times(rate, step.length, self.scenario.arrivals, &mut self.arrivals);
-                times.into_iter().map(|time| (time, self.sizes.sample())).collect()
-            }
-            Load::Concurrency(_) => Vec::new(),
-        };
-        self.watch(&step, self.setup.engine.drive(step, arrivals)).await
+        let work = self.setup.schedule.work(&step);
+        self.watch(&step, self.setup.engine.drive(step, work)).await
     }
 
     /// Waits until nothing is in flight, or for so long.
@@ -199,10 +201,10 @@ impl Driver<'_> {
 
     /// Where in the plan a step is: "step 2/7", share done.
     fn position(&self, step: &Step, done: f64, now: Seconds) -> (String, f64) {
-        let number = step.index + 1;
+        let number = step.place + 1;
         match (self.plan.planned_steps(), self.plan.planned_length()) {
             (Some(steps), Some(length)) => {
-                let done = (f64::from(step.index) + done.min(1.0)) / steps as f64;
+                let done = ((step.offset + step.length * done.min(1.0)).0 / length.0).clamp(0.0, 1.0);
                 let left = (length * (1.0 - done)).max(Seconds::ZERO);
                 (format!("step {number}/{steps} ETA {left:>6}"), done)
             }

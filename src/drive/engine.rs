@@ -1,17 +1,19 @@
 //! Drives steps: open loop on a schedule, closed loop at a level, over one pool of workers.
 
+use super::heartbeat::heartbeat;
 use super::pool::{Pool, Work};
 use super::request::{Answer, Target};
 use super::{DriveError, PromptMaker, Sink, pacer};
 use crate::measurement::{Event, FailureKind, Load, Phase, RequestOutcome, RunClock, StepMark};
-use crate::plan::{RequestSize, SizeSampler, Step};
+use crate::plan::{PlannedRequest, RequestSampler, Step, StepWork};
 use crate::units::Seconds;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 /// What is still allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,10 +32,10 @@ pub struct EngineConfig {
     pub target: Target,
     /// Its prompts.
     pub prompts: PromptMaker,
-    /// The sizes of closed-loop requests, in the order they are sent.
-    pub sizes: SizeSampler,
-    /// Most requests in flight.
+    /// Most requests in flight; workers are added as needed up to this.
     pub max_in_flight: u32,
+    /// The number of the first request.
+    pub first_id: u64,
     /// The run's clock.
     pub clock: RunClock,
     /// Changes of what is allowed.
@@ -52,21 +54,24 @@ pub struct StepDriven {
 /// The running engine.
 pub struct Engine {
     shared: Arc<Shared>,
-    pool: Pool,
+    grower: JoinHandle<Pool>,
+    heartbeat: JoinHandle<()>,
 }
 
 /// How often waiting loops look again.
 const POLL: Duration = Duration::from_millis(5);
 /// The longest that a worker waits for work before it lets goose look at its kill switch.
 const IDLE_TURN: Duration = Duration::from_millis(500);
+/// Workers at the start.
+const WORKERS_AT_FIRST: usize = 128;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Job {
     id: u64,
     step: u32,
     phase: Phase,
     scheduled: Seconds,
-    size: RequestSize,
+    request: PlannedRequest,
     closed_loop: bool,
 }
 
@@ -78,32 +83,38 @@ struct Shared {
     stop: watch::Receiver<StopLevel>,
     sender: async_channel::Sender<Job>,
     jobs: async_channel::Receiver<Job>,
-    max_in_flight: u64,
+    max_in_flight: usize,
     /// Requests dispatched and not ended.
-    outstanding: AtomicU64,
+    outstanding: AtomicUsize,
     next_id: AtomicU64,
-    workers_up: AtomicUsize,
+    workers_up: Arc<AtomicUsize>,
+    /// Workers that were asked for.
+    workers_wanted: AtomicUsize,
+    /// Tells that more workers are wanted, or that there will be no more work.
+    grow: Notify,
     late_starts: AtomicU64,
     closed: Mutex<ClosedLoop>,
 }
 
 /// The state of the closed loop across its steps, so that a change of level neither drops nor
 /// doubles clients.
+#[derive(Default)]
 struct ClosedLoop {
-    sizes: SizeSampler,
-    step: Option<StepMark>,
+    step: Option<(StepMark, RequestSampler)>,
     level: u32,
     active: u32,
 }
 
 impl Engine {
-    /// Starts the workers and waits until they are up. Outcomes go to `sink`.
+    /// Starts the first workers and waits until they are up. Outcomes go to `sink`.
     ///
     /// # Errors
     /// Workers that cannot be started.
     pub async fn start(config: EngineConfig, sink: Arc<dyn Sink>) -> Result<Engine, DriveError> {
         let (sender, jobs) = async_channel::unbounded();
         let host = config.target.generate_url().to_string();
+        let max_in_flight = (config.max_in_flight as usize).max(1);
+        let at_first = max_in_flight.min(WORKERS_AT_FIRST);
         let shared = Arc::new(Shared {
             target: config.target,
             prompts: config.prompts,
@@ -112,37 +123,36 @@ impl Engine {
             stop: config.stop,
             sender,
             jobs,
-            max_in_flight: u64::from(config.max_in_flight),
-            outstanding: AtomicU64::new(0),
-            next_id: AtomicU64::new(0),
-            workers_up: AtomicUsize::new(0),
+            max_in_flight,
+            outstanding: AtomicUsize::new(0),
+            next_id: AtomicU64::new(config.first_id),
+            workers_up: Arc::default(),
+            workers_wanted: AtomicUsize::new(at_first),
+            grow: Notify::new(),
             late_starts: AtomicU64::new(0),
-            closed: Mutex::new(ClosedLoop { sizes: config.sizes, step: None, level: 0, active: 0 }),
+            closed: Mutex::default(),
         });
-        let workers = config.max_in_flight as usize;
-        let pool = Pool::start(workers, &host, work(&shared))?;
-        while shared.workers_up.load(Ordering::Relaxed) < workers {
-            if pool.is_gone() {
-                return Err(pool
-                    .stop()
-                    .await
-                    .err()
-                    .unwrap_or(DriveError::Pool("they ended at once".to_owned())));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(Engine { shared, pool })
+        let mut pool = Pool::new(&host, work(&shared), Arc::clone(&shared.workers_up));
+        pool.grow(at_first).await?;
+        let grower = tokio::spawn(grow_as_wanted(pool, Arc::clone(&shared)));
+        let in_flight = Arc::clone(&shared);
+        let heartbeat = tokio::spawn(heartbeat(shared.clock, Arc::clone(&shared.sink), move || {
+            in_flight.outstanding.load(Ordering::Relaxed)
+        }));
+        Ok(Engine { shared, grower, heartbeat })
     }
 
     /// Requests dispatched and not ended.
-    pub fn in_flight(&self) -> u64 {
+    pub fn in_flight(&self) -> usize {
         self.shared.outstanding.load(Ordering::Relaxed)
     }
 
-    /// Drives a step from now to its end. `arrivals` are the times, from the start of the step, and
-    /// sizes of an open-loop step; a closed-loop step draws its own.
-    pub async fn drive(&self, step: Step, arrivals: Vec<(Seconds, RequestSize)>) -> StepDriven {
+    /// Drives a step and its work from now to its end.
+    pub async fn drive(&self, step: Step, work: StepWork) -> StepDriven {
         let shared = &self.shared;
+        if let Load::Concurrency(level) = step.load {
+            shared.reserve(level).await;
+        }
         let start = shared.clock.now();
         let planned = StepMark {
             index: step.index,
@@ -158,9 +168,12 @@ impl Engine {
             hold_start: planned.hold_start,
             planned_end: planned.end,
         });
-        match step.load {
-            Load::Rate(_) => self.pace(planned, arrivals),
-            Load::Concurrency(level) => shared.set_level(planned, level),
+        match (work, step.load) {
+            (StepWork::Clients(requests), Load::Concurrency(level)) => {
+                shared.set_level(planned, requests, level);
+            }
+            (StepWork::Clients(_), _) => {}
+            (StepWork::Arrivals(arrivals), _) => self.pace(planned, arrivals),
         }
         let cut_short = !shared.run_until(planned.end).await;
         let mark = if cut_short { StepMark { end: shared.clock.now(), ..planned } } else { planned };
@@ -203,19 +216,43 @@ impl Engine {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.pool.stop().await
+        self.heartbeat.abort();
+        // With the channel closed this ends the grower, which hands the pool back.
+        shared.grow.notify_one();
+        match self.grower.await {
+            Ok(pool) => pool.stop().await,
+            Err(panicked) => Err(DriveError::Pool(panicked.to_string())),
+        }
     }
 
-    fn pace(&self, step: StepMark, arrivals: Vec<(Seconds, RequestSize)>) {
+    fn pace(&self, step: StepMark, arrivals: Box<dyn Iterator<Item = (Seconds, PlannedRequest)> + Send>) {
         let shared = Arc::clone(&self.shared);
         std::thread::spawn(move || {
-            let due = arrivals.into_iter().map(|(offset, size)| (step.start + offset, size));
+            let due = arrivals.map(|(offset, request)| (step.start + offset, request));
             let level = shared.stop.clone();
             let stopped = || *level.borrow() != StopLevel::Run;
-            pacer::pace(shared.clock, due, stopped, |scheduled, size| {
-                shared.dispatch(&step, scheduled, size, false);
+            pacer::pace(shared.clock, due, stopped, |scheduled, request| {
+                shared.dispatch(&step, scheduled, request, false);
             });
         });
+    }
+}
+
+/// Adds workers whenever more are wanted, until there is no more work.
+async fn grow_as_wanted(mut pool: Pool, shared: Arc<Shared>) -> Pool {
+    loop {
+        shared.grow.notified().await;
+        if shared.jobs.is_closed() {
+            return pool;
+        }
+        let (up, wanted) =
+            (shared.workers_up.load(Ordering::Acquire), shared.workers_wanted.load(Ordering::Acquire));
+        if wanted > up {
+            if let Err(error) = pool.grow(wanted - up).await {
+                let message = format!("no more workers could be added to {up}: {error}");
+                shared.sink.event(Event::Remark { time: shared.clock.now(), message });
+            }
+        }
     }
 }
 
@@ -243,17 +280,41 @@ impl Shared {
         }
     }
 
-    fn job(&self, step: &StepMark, scheduled: Seconds, size: RequestSize, closed_loop: bool) -> Job {
-        let phase = if scheduled < step.hold_start { Phase::WarmUp } else { Phase::Hold };
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Job { id, step: step.index, phase, scheduled, size, closed_loop }
+    /// Asks for as many workers as twice `needed`, up to the limit, once half of them are busy.
+    fn want_workers(&self, needed: usize) {
+        if needed * 2 <= self.workers_wanted.load(Ordering::Relaxed) {
+            return;
+        }
+        let wanted = (needed * 2).min(self.max_in_flight);
+        if self.workers_wanted.fetch_max(wanted, Ordering::AcqRel) < wanted {
+            self.grow.notify_one();
+        }
     }
 
-    fn dispatch(&self, step: &StepMark, scheduled: Seconds, size: RequestSize, closed_loop: bool) {
-        let job = self.job(step, scheduled, size, closed_loop);
-        if self.outstanding.fetch_add(1, Ordering::Relaxed) >= self.max_in_flight {
+    /// Waits until there are workers for `level` clients, as far as the limit allows.
+    async fn reserve(&self, level: u32) {
+        self.want_workers(level as usize);
+        let needed = (level as usize).min(self.max_in_flight);
+        let mut patience = 1000;
+        while self.workers_up.load(Ordering::Acquire) < needed && patience > 0 {
+            tokio::time::sleep(POLL).await;
+            patience -= 1;
+        }
+    }
+
+    fn job(&self, step: &StepMark, scheduled: Seconds, request: PlannedRequest, closed_loop: bool) -> Job {
+        let phase = if scheduled < step.hold_start { Phase::WarmUp } else { Phase::Hold };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        Job { id, step: step.index, phase, scheduled, request, closed_loop }
+    }
+
+    fn dispatch(&self, step: &StepMark, scheduled: Seconds, request: PlannedRequest, closed_loop: bool) {
+        let job = self.job(step, scheduled, request, closed_loop);
+        let busy = self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if busy >= self.workers_up.load(Ordering::Relaxed) {
             self.late_starts.fetch_add(1, Ordering::Relaxed);
         }
+        self.want_workers(busy + 1);
         if let Err(error) = self.sender.try_send(job) {
             // The channel is closed: the run is over, and the request was never sent.
             self.finish(error.into_inner(), None);
@@ -268,16 +329,15 @@ impl Shared {
     }
 
     /// Brings the closed loop to `level` clients for `step`; surplus clients end after their request.
-    fn set_level(&self, step: StepMark, level: u32) {
+    fn set_level(&self, step: StepMark, mut requests: RequestSampler, level: u32) {
         let mut closed = self.closed();
-        closed.step = Some(step);
         closed.level = level;
         let now = self.clock.now();
         while closed.active < level {
             closed.active += 1;
-            let size = closed.sizes.sample();
-            self.dispatch(&step, now, size, true);
+            self.dispatch(&step, now, requests.sample(), true);
         }
+        closed.step = Some((step, requests));
     }
 
     /// The next request of a client of the closed loop that is free now, if it goes on.
@@ -285,10 +345,10 @@ impl Shared {
         let now = self.clock.now();
         let mut closed = self.closed();
         let goes_on = *self.stop.borrow() == StopLevel::Run && closed.active <= closed.level;
-        if let Some(step) = closed.step.filter(|_| goes_on) {
-            let size = closed.sizes.sample();
+        if let Some((step, requests)) = closed.step.as_mut().filter(|_| goes_on) {
+            let (step, request) = (*step, requests.sample());
             self.outstanding.fetch_add(1, Ordering::Relaxed);
-            Some(self.job(&step, now, size, true))
+            Some(self.job(&step, now, request, true))
         } else {
             closed.active = closed.active.saturating_sub(1);
             None
@@ -305,7 +365,8 @@ impl Shared {
             sent: None,
             first_token: None,
             last_token: None,
-            input_tokens: Some(job.size.input),
+            ended: Some(self.clock.now()),
+            input_tokens: job.request.input,
             output_tokens: None,
             chunks: 0,
             status: None,
@@ -317,6 +378,7 @@ impl Shared {
             outcome.sent = Some(answer.sent);
             outcome.first_token = answer.first_token;
             outcome.last_token = answer.last_event;
+            outcome.ended = Some(answer.ended);
             outcome.input_tokens = answer.input_tokens.or(outcome.input_tokens);
             outcome.output_tokens = answer.output_tokens;
             outcome.chunks = answer.chunks;
@@ -341,7 +403,7 @@ impl Shared {
         let mut next = Some(first);
         while let Some(job) = next {
             let closed_loop = job.closed_loop;
-            let ask = self.target.ask(self.clock, &self.prompts, job.id, job.size, self.aborted());
+            let ask = self.target.ask(self.clock, &self.prompts, job.id, &job.request, self.aborted());
             // A panic must not take the worker and the outcome with it.
             let answer = AssertUnwindSafe(ask).catch_unwind().await.ok();
             self.finish(job, answer);
@@ -356,9 +418,6 @@ fn work(shared: &Arc<Shared>) -> Work {
     Arc::new(move || {
         let shared = Arc::clone(&shared);
         Box::pin(async move {
-            if shared.workers_up.load(Ordering::Relaxed) < shared.max_in_flight as usize {
-                shared.workers_up.fetch_add(1, Ordering::Relaxed);
-            }
             tokio::select! {
                 job = shared.jobs.recv() => match job {
                     Ok(job) => shared.handle(job).await,

@@ -45,6 +45,26 @@ pub enum DriveError {
         /// What it said.
         reason: String,
     },
+    /// The file is no tokenizer.
+    #[error("{path} is no tokenizer.json that can be used: {reason}; take the one of the served model")]
+    Tokenizer {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The tokenizer is not the server's.
+    #[error(
+        "the tokenizer counts {counted} tokens where {url} counts {said}; take the tokenizer.json of the served model"
+    )]
+    OtherTokenizer {
+        /// The server.
+        url: String,
+        /// What the tokenizer counts, more than in a shorter prompt.
+        counted: u32,
+        /// What the server counts, more than in the same shorter prompt.
+        said: i64,
+    },
     /// The worker pool could not be started.
     #[error("cannot start the load engine's workers: {0}")]
     Pool(String),

@@ -8,17 +8,20 @@
 pub mod decode;
 mod engine;
 mod error;
+mod heartbeat;
 mod pacer;
 mod pool;
 mod probe;
 mod prompt;
 mod request;
+mod tokenizer;
 
 pub use engine::{Engine, EngineConfig, StepDriven, StopLevel};
 pub use error::DriveError;
 pub use probe::{Probe, probe};
 pub use prompt::PromptMaker;
-pub use request::Target;
+pub use request::{Target, Wire, client_builder};
+pub use tokenizer::Tokenizer;
 
 use crate::measurement::{Event, RequestOutcome};
 

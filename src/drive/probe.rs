@@ -4,7 +4,7 @@
 use super::request::{Answer, Target, root_cause};
 use super::{DriveError, PromptMaker};
 use crate::measurement::RunClock;
-use crate::plan::RequestSize;
+use crate::plan::{PlannedRequest, RequestSize};
 use crate::units::Seconds;
 use std::time::Duration;
 
@@ -27,37 +27,52 @@ pub struct Probe {
     pub remarks: Vec<String>,
 }
 
-/// Asks `/info`, then sends three single requests, the last of them of size `typical`.
+/// Asks `/info`, then sends three single requests, the last of them of size `typical`. `raw` makes
+/// prompts as long as nothing is known of the server; `exact` says that it is of
+/// a tokenizer that must be the server's.
 ///
 /// # Errors
 /// A server that is not there, that is not TGI, or that refuses a single request.
 pub async fn probe(
     target: &Target,
     clock: RunClock,
-    seed: u64,
+    raw: PromptMaker,
+    exact: bool,
     typical: RequestSize,
 ) -> Result<Probe, DriveError> {
     let info = info(target).await?;
     let mut remarks = Vec::new();
-    let raw = PromptMaker::uncalibrated(seed);
     let mut counts = Vec::new();
     for (id, words) in [SHORT_WORDS, LONG_WORDS].into_iter().enumerate() {
-        let size = RequestSize { input: words, output: 1 };
-        let answer = single(target, clock, &raw, PROBE_IDS + id as u64, size).await?;
+        let id = PROBE_IDS + id as u64;
+        let prompt = Some(raw.text(id, words).into());
+        let wanted = PlannedRequest { prompt, input: Some(words), output: 1 };
+        let answer = single(target, clock, &raw, id, &wanted).await?;
         counts.push((words, answer.input_tokens));
     }
     let calibrated = match counts[..] {
-        [(short, Some(a)), (long, Some(b))] => PromptMaker::calibrated(seed, (short, a), (long, b)),
+        [(short, Some(a)), (long, Some(b))] => raw.calibrated((short, a), (long, b)),
         _ => None,
     };
-    if calibrated.is_none() {
+    if let (true, Some(calibrated)) = (exact, &calibrated)
+        && !calibrated.is_exact()
+    {
+        let url = target.url("").to_string();
+        let said = |i: usize| i64::from(counts[i].1.unwrap_or_default());
+        return Err(DriveError::OtherTokenizer {
+            url,
+            counted: LONG_WORDS - SHORT_WORDS,
+            said: said(1) - said(0),
+        });
+    }
+    if calibrated.is_none() && !exact {
         let remark = "the server does not say how many tokens a prompt has: one token a word is assumed, \
                       so prompts may be longer or shorter than asked for";
         remarks.push(remark.to_owned());
     }
     let prompts = calibrated.unwrap_or(raw);
     let before = clock.now();
-    let answer = single(target, clock, &prompts, PROBE_IDS + 2, typical).await?;
+    let answer = single(target, clock, &prompts, PROBE_IDS + 2, &typical.into()).await?;
     if answer.output_tokens.is_none() {
         remarks.push("the server does not say how many tokens it generated: TPOT is not known".to_owned());
     }
@@ -72,15 +87,15 @@ async fn single(
     clock: RunClock,
     prompts: &PromptMaker,
     id: u64,
-    size: RequestSize,
+    wanted: &PlannedRequest,
 ) -> Result<Answer, DriveError> {
-    let answer = target.ask(clock, prompts, id, size, std::future::pending()).await;
+    let answer = target.ask(clock, prompts, id, wanted, std::future::pending()).await;
     match &answer.failure {
         None => Ok(answer),
         Some(failure) => Err(DriveError::Refused {
             url: target.generate_url().to_string(),
-            input_tokens: size.input,
-            output_tokens: size.output,
+            input_tokens: wanted.input.unwrap_or_default(),
+            output_tokens: wanted.output,
             kind: failure.kind,
             reason: match answer.status {
                 Some(status) if status != 200 => format!("HTTP {status}, {}", failure.message),

@@ -1,9 +1,9 @@
-//! One streaming request: built, sent, timed and classified.
+//! One request: built, sent, timed and classified.
 
-use super::decode::{Failure, StreamDecoder, StreamFormat, classify_status};
+use super::decode::{Failure, Finished, StreamDecoder, StreamFormat, classify_status, read_whole};
 use super::{DriveError, PromptMaker};
 use crate::measurement::{FailureKind, RunClock};
-use crate::plan::{Api, RequestSize};
+use crate::plan::{Api, PlannedRequest};
 use crate::units::Seconds;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
@@ -14,14 +14,41 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most of an error body that is read.
 const ERROR_BODY_MOST: usize = 64 * 1024;
+/// Most of an answer that is not streamed.
+const WHOLE_BODY_MOST: usize = 64 * 1024 * 1024;
+
+/// What an HTTP client for load is made from; the caller adds certificates and headers. `timeout`
+/// limits the wait for each next byte, never the whole stream. A redirect is an answer like any
+/// other, since following it would measure two requests as one.
+pub fn client_builder(timeout: Seconds) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_gzip()
+        .http1_only()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(timeout.to_duration())
+        .user_agent(concat!("calibrate/", env!("CARGO_PKG_VERSION")))
+}
+
+/// How the server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// The API used.
+    pub api: Api,
+    /// Whether answers are streamed.
+    pub stream: bool,
+    /// Sent as `max_new_tokens` instead of the wanted output size.
+    pub declared_output: Option<u32>,
+}
 
 /// The server that load goes to, and how it is spoken to.
 #[derive(Debug, Clone)]
 pub struct Target {
     client: reqwest::Client,
     base: reqwest::Url,
-    api: Api,
-    declared_output: Option<u32>,
+    generate: reqwest::Url,
+    wire: Wire,
 }
 
 /// What came of one request.
@@ -30,6 +57,7 @@ pub(super) struct Answer {
     pub sent: Seconds,
     pub first_token: Option<Seconds>,
     pub last_event: Option<Seconds>,
+    pub ended: Seconds,
     pub input_tokens: Option<u32>,
     pub output_tokens: Option<u32>,
     pub chunks: u32,
@@ -39,40 +67,35 @@ pub(super) struct Answer {
 }
 
 impl Target {
-    /// A target at `url`. `timeout` limits the wait for each next byte, never the whole stream.
-    /// `declared_output` is sent as `max_new_tokens` instead of the wanted output size.
+    /// A target at `url`, spoken to with `client`.
     ///
     /// # Errors
     /// An address that is none.
-    pub fn new(
-        url: &str,
-        api: Api,
-        timeout: Seconds,
-        declared_output: Option<u32>,
-    ) -> Result<Target, DriveError> {
-        let address = |reason: String| DriveError::Address { url: url.to_owned(), reason };
-        let mut base = reqwest::Url::parse(url).map_err(|error| address(error.to_string()))?;
+    pub fn new(url: &str, wire: Wire, client: reqwest::Client) -> Result<Target, DriveError> {
+        let error = |reason: String| DriveError::Address { url: url.to_owned(), reason };
+        let mut base = reqwest::Url::parse(url).map_err(|reason| error(reason.to_string()))?;
+        if base.cannot_be_a_base() || !base.has_host() {
+            return Err(error("it names no host".to_owned()));
+        }
         if !base.path().ends_with('/') {
             let path = format!("{}/", base.path());
             base.set_path(&path);
         }
-        let client = reqwest::Client::builder()
-            .no_gzip()
-            .http1_only()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(timeout.to_duration())
-            .user_agent(concat!("calibrate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| address(error.to_string()))?;
-        Ok(Target { client, base, api, declared_output })
+        let generate = below(
+            &base,
+            match (wire.api, wire.stream) {
+                (Api::Generate, true) => "generate_stream",
+                (Api::Generate, false) => "generate",
+                (Api::Chat, _) => "v1/chat/completions",
+                (Api::Completions, _) => "v1/completions",
+            },
+        );
+        Ok(Target { client, base, generate, wire })
     }
 
     /// The address of a path below the target.
     pub fn url(&self, path: &str) -> reqwest::Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path()));
-        url
+        below(&self.base, path)
     }
 
     /// The HTTP client; it shares its connections.
@@ -81,7 +104,7 @@ impl Target {
     }
 
     fn format(&self) -> StreamFormat {
-        match self.api {
+        match self.wire.api {
             Api::Generate => StreamFormat::Generate,
             Api::Chat => StreamFormat::Chat,
             Api::Completions => StreamFormat::Completions,
@@ -89,58 +112,63 @@ impl Target {
     }
 
     /// Where generation requests go.
-    pub(super) fn generate_url(&self) -> reqwest::Url {
-        self.url(match self.api {
-            Api::Generate => "generate_stream",
-            Api::Chat => "v1/chat/completions",
-            Api::Completions => "v1/completions",
-        })
+    pub(super) fn generate_url(&self) -> &reqwest::Url {
+        &self.generate
     }
 
     fn body(&self, prompt: &str, output_tokens: u32) -> Vec<u8> {
-        let declared = self.declared_output.unwrap_or(output_tokens);
-        let body = match self.api {
+        let declared = self.wire.declared_output.unwrap_or(output_tokens);
+        let openai = |mut body: serde_json::Value| {
+            if self.wire.stream {
+                body["stream"] = true.into();
+                body["stream_options"] = json!({ "include_usage": true });
+            }
+            body
+        };
+        let body = match self.wire.api {
             Api::Generate => {
                 json!({ "inputs": prompt, "parameters": { "max_new_tokens": declared, "details": true } })
             }
-            Api::Chat => json!({
+            Api::Chat => openai(json!({
                 "model": "tgi",
                 "messages": [{ "role": "user", "content": prompt }],
                 "max_tokens": declared,
-                "stream": true,
-                "stream_options": { "include_usage": true },
-            }),
-            Api::Completions => json!({
-                "model": "tgi",
-                "prompt": prompt,
-                "max_tokens": declared,
-                "stream": true,
-                "stream_options": { "include_usage": true },
-            }),
+            })),
+            Api::Completions => openai(json!({ "model": "tgi", "prompt": prompt, "max_tokens": declared })),
         };
         body.to_string().into_bytes()
     }
 
-    /// Sends one request and follows its stream to the end, or until `aborted` resolves.
+    /// Sends one request and follows its answer to the end, or until `aborted` resolves.
     pub(super) async fn ask(
         &self,
         clock: RunClock,
         prompts: &PromptMaker,
         id: u64,
-        size: RequestSize,
+        wanted: &PlannedRequest,
         aborted: impl Future<Output = ()>,
     ) -> Answer {
+        let body = match &wanted.prompt {
+            Some(prompt) => self.body(prompt, wanted.output),
+            None => self.body(&prompts.prompt(id, wanted.input.unwrap_or(1)), wanted.output),
+        };
         let request = self
             .client
-            .post(self.generate_url())
+            .post(self.generate.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(self.body(&prompts.prompt(id, size.input), size.output));
-        let mut exchange = Exchange::begin(clock, self.format());
+            .body(body);
+        let mut exchange = Exchange::begin(clock, self.format(), self.wire.stream, wanted.output);
         tokio::select! {
             failure = exchange.run(request) => exchange.end(failure),
             () = aborted => exchange.end(Some(stopped())),
         }
     }
+}
+
+fn below(base: &reqwest::Url, path: &str) -> reqwest::Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path()));
+    url
 }
 
 fn stopped() -> Failure {
@@ -150,28 +178,40 @@ fn stopped() -> Failure {
 /// A request under way. It is its own struct so that what was seen survives being cut off.
 struct Exchange {
     clock: RunClock,
+    stream: bool,
     answer: Answer,
     decoder: StreamDecoder,
+    /// What an answer that was not streamed says.
+    whole: Option<Finished>,
     last_token_event: Option<Seconds>,
 }
 
+/// No event carries more tokens than this, whatever it says.
+const EVENT_TOKENS_MOST: u32 = 64;
+/// Gaps that room is made for at once; longer answers make more as they go.
+const GAPS_AT_ONCE: u32 = 4096;
+
 impl Exchange {
-    fn begin(clock: RunClock, format: StreamFormat) -> Exchange {
+    fn begin(clock: RunClock, format: StreamFormat, stream: bool, wanted_output: u32) -> Exchange {
+        let gaps = if stream { wanted_output.min(GAPS_AT_ONCE) as usize } else { 0 };
+        let now = clock.now();
         let answer = Answer {
-            sent: clock.now(),
+            sent: now,
             first_token: None,
             last_event: None,
+            ended: now,
             input_tokens: None,
             output_tokens: None,
             chunks: 0,
             status: None,
-            gaps_us: Vec::new(),
+            gaps_us: Vec::with_capacity(gaps),
             failure: None,
         };
-        Exchange { clock, answer, decoder: StreamDecoder::new(format), last_token_event: None }
+        let decoder = StreamDecoder::new(format);
+        Exchange { clock, stream, answer, decoder, whole: None, last_token_event: None }
     }
 
-    /// Sends the request and reads the stream. `None`: the body came to its end.
+    /// Sends the request and reads the answer. `None`: the body came to its end.
     async fn run(&mut self, request: reqwest::RequestBuilder) -> Option<Failure> {
         let mut response = match request.send().await {
             Ok(response) => response,
@@ -183,6 +223,9 @@ impl Exchange {
             let body = read_error_body(response).await;
             self.answer.last_event = Some(self.clock.now());
             return Some(classify_status(status, &body));
+        }
+        if !self.stream {
+            return self.take_whole(response).await;
         }
         let content_type =
             response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -199,14 +242,44 @@ impl Exchange {
         }
     }
 
+    /// An answer in one piece. TGI tells the prompt's tokens in a header.
+    async fn take_whole(&mut self, mut response: reqwest::Response) -> Option<Failure> {
+        let prompt_tokens =
+            response.headers().get("x-prompt-tokens").and_then(|v| v.to_str().ok()?.parse().ok());
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+                Ok(None) => break,
+                Err(error) => return Some(transport_failure(&error)),
+            }
+            if body.len() > WHOLE_BODY_MOST {
+                let message = format!("the answer is larger than {} MiB", WHOLE_BODY_MOST / (1024 * 1024));
+                return Some(Failure { kind: FailureKind::Malformed, message });
+            }
+        }
+        self.answer.last_event = Some(self.clock.now());
+        match read_whole(self.decoder.format(), &body) {
+            Ok(finished) => {
+                let input_tokens = finished.input_tokens.or(prompt_tokens);
+                self.whole = Some(Finished { input_tokens, ..finished });
+                None
+            }
+            Err(failure) => Some(failure),
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         let now = self.clock.now();
         let (answer, last_token_event) = (&mut self.answer, &mut self.last_token_event);
-        self.decoder.feed(bytes, |_event| {
+        self.decoder.feed(bytes, |event| {
             answer.chunks += 1;
             answer.first_token.get_or_insert(now);
             if let Some(before) = last_token_event.replace(now) {
-                answer.gaps_us.push(((now - before).0 * 1e6).round().min(f64::from(u32::MAX)) as u32);
+                // The tokens of one event share the time since the one before.
+                let gap = (now - before).0 * 1e6 / f64::from(event.tokens);
+                let gap = gap.round().min(f64::from(u32::MAX)) as u32;
+                answer.gaps_us.extend(std::iter::repeat_n(gap, event.tokens.min(EVENT_TOKENS_MOST) as usize));
             }
         });
         // A comment keeps the connection alive; only events move the end of the request.
@@ -216,8 +289,12 @@ impl Exchange {
     }
 
     fn end(self, failure: Option<Failure>) -> Answer {
-        let mut answer = self.answer;
-        match self.decoder.finish() {
+        let mut answer = Answer { ended: self.clock.now(), ..self.answer };
+        let said = match self.whole {
+            Some(whole) => Ok(whole),
+            None => self.decoder.finish(),
+        };
+        match said {
             Ok(finished) => {
                 answer.input_tokens = finished.input_tokens;
                 answer.output_tokens = finished.output_tokens;
@@ -249,7 +326,9 @@ async fn read_error_body(mut response: reqwest::Response) -> Vec<u8> {
 
 /// The failure kind of an error of the HTTP client.
 fn transport_failure(error: &reqwest::Error) -> Failure {
-    let kind = if error.is_connect() {
+    let kind = if is_own_limit(error) {
+        FailureKind::ClientLimit
+    } else if error.is_connect() {
         FailureKind::Connect
     } else if error.is_timeout() {
         FailureKind::Timeout
@@ -259,7 +338,20 @@ fn transport_failure(error: &reqwest::Error) -> Failure {
     Failure { kind, message: root_cause(error) }
 }
 
+/// Whether this machine ran out of file descriptors (ENFILE, EMFILE) or local ports.
+fn is_own_limit(error: &reqwest::Error) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|error| {
+        error.kind() == std::io::ErrorKind::AddrNotAvailable || matches!(error.raw_os_error(), Some(23 | 24))
+    })
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 /// The innermost reason of an error: "connection refused" rather than "error sending request".
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
+pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().unwrap_or(error).to_string()
 }

@@ -87,6 +87,26 @@ pub enum Event {
         /// How many arrivals since the last such event.
         late_starts: u64,
     },
+    /// How well the client was over the last second.
+    Heartbeat {
+        /// When.
+        time: Seconds,
+        /// Mean number of requests dispatched and not ended, sampled a hundred times.
+        in_flight: f64,
+        /// How late the runtime woke, 99th percentile of a hundred.
+        lag_p99: Seconds,
+        /// The latest.
+        lag_max: Seconds,
+        /// Processors in use by the whole process.
+        cpu: f64,
+        /// Wall clock minus run clock; it changes when the wall clock is set.
+        wall_offset: Seconds,
+    },
+    /// A run that had ended early went on.
+    Resumed {
+        /// When.
+        time: Seconds,
+    },
     /// Anything else worth keeping.
     Remark {
         /// When.

@@ -20,6 +20,8 @@ pub enum Phase {
 pub enum FailureKind {
     /// No connection could be made.
     Connect,
+    /// This machine had no local port or file descriptor left for a connection. The client's doing.
+    ClientLimit,
     /// Nothing arrived for longer than the read timeout.
     Timeout,
     /// The server refused for overload: HTTP 429, or the same said inside a stream.
@@ -40,8 +42,9 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, in the order of reports.
-    pub const ALL: [FailureKind; 9] = [
+    pub const ALL: [FailureKind; 10] = [
         FailureKind::Connect,
+        FailureKind::ClientLimit,
         FailureKind::Timeout,
         FailureKind::Overloaded,
         FailureKind::ClientError,
@@ -56,6 +59,7 @@ impl FailureKind {
     pub const fn word(self) -> &'static str {
         match self {
             FailureKind::Connect => "connect",
+            FailureKind::ClientLimit => "client-limit",
             FailureKind::Timeout => "timeout",
             FailureKind::Overloaded => "overloaded",
             FailureKind::ClientError => "client-error",
@@ -85,6 +89,8 @@ pub struct RequestOutcome {
     pub first_token: Option<Seconds>,
     /// When the last event arrived (also of a failed stream, its error event).
     pub last_token: Option<Seconds>,
+    /// When the attempt was over, however it ended. `None`: not recorded.
+    pub ended: Option<Seconds>,
     /// Prompt tokens: the server's own count where it gave one, else the number asked for.
     pub input_tokens: Option<u32>,
     /// Output tokens by the server's own count. `None` where it gave none.
@@ -146,6 +152,7 @@ mod tests {
             sent: Some(Seconds(10.5)),
             first_token: Some(Seconds(11.0)),
             last_token: Some(Seconds(13.0)),
+            ended: Some(Seconds(13.0)),
             input_tokens: Some(7),
             output_tokens: Some(5),
             chunks: 5,

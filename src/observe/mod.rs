@@ -8,7 +8,7 @@ pub mod exposition;
 mod scrape;
 pub mod tgi;
 
-pub use scrape::{Observer, Scraped, Target, scrape_once};
+pub use scrape::{Observer, Scraped, Target, client_builder, scrape};
 
 use crate::measurement::{Event, Sample};
 

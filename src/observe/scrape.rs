@@ -15,11 +15,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest body that is read.
 const BODY_MOST: usize = 64 * 1024 * 1024;
 
+/// What an HTTP client for scrapes is made from; the caller adds certificates and headers.
+pub fn client_builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_gzip().no_proxy().timeout(TIMEOUT)
+}
+
 /// One address to scrape.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Target {
     /// Its address.
     pub url: String,
+    /// The client that asks.
+    pub client: reqwest::Client,
     /// What it is.
     pub source: Source,
     /// The replica that it speaks for, from 0.
@@ -42,19 +49,9 @@ pub struct Observer {
 
 impl Observer {
     /// Starts one scraper for each target.
-    ///
-    /// # Errors
-    /// An HTTP client that cannot be built.
-    pub fn start(
-        targets: &[Target],
-        clock: RunClock,
-        sink: &Arc<dyn Sink>,
-    ) -> Result<Observer, reqwest::Error> {
-        let client = client()?;
-        let task = |target: &Target| {
-            tokio::spawn(scrape_forever(client.clone(), target.clone(), clock, Arc::clone(sink)))
-        };
-        Ok(Observer { tasks: targets.iter().map(task).collect() })
+    pub fn start(targets: &[Target], clock: RunClock, sink: &Arc<dyn Sink>) -> Observer {
+        let task = |target: &Target| tokio::spawn(scrape_forever(target.clone(), clock, Arc::clone(sink)));
+        Observer { tasks: targets.iter().map(task).collect() }
     }
 }
 
@@ -66,25 +63,13 @@ impl Drop for Observer {
     }
 }
 
-/// Scrapes a target once, to see whether it can be.
-///
-/// # Errors
-/// An HTTP client that cannot be built.
-pub async fn scrape_once(target: &Target, clock: RunClock) -> Result<Scraped, reqwest::Error> {
-    Ok(scrape(&client()?, target, clock).await)
-}
-
-fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder().no_gzip().no_proxy().timeout(TIMEOUT).build()
-}
-
-async fn scrape_forever(client: reqwest::Client, target: Target, clock: RunClock, sink: Arc<dyn Sink>) {
+async fn scrape_forever(target: Target, clock: RunClock, sink: Arc<dyn Sink>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         let time = clock.now();
-        match scrape(&client, &target, clock).await {
+        match scrape(&target, clock).await {
             Scraped::Sample(sample) => sink.sample(*sample),
             Scraped::Failed(reason) => {
                 sink.event(Event::ScrapeFailed {
@@ -98,9 +83,10 @@ async fn scrape_forever(client: reqwest::Client, target: Target, clock: RunClock
     }
 }
 
-async fn scrape(client: &reqwest::Client, target: &Target, clock: RunClock) -> Scraped {
+/// Scrapes a target once.
+pub async fn scrape(target: &Target, clock: RunClock) -> Scraped {
     let time = clock.now();
-    let body = match fetch(client, &target.url).await {
+    let body = match fetch(&target.client, &target.url).await {
         Ok(body) => body,
         Err(reason) => return Scraped::Failed(reason),
     };

@@ -1,66 +1,158 @@
 //! When the requests of an open-loop step are due.
 
 use crate::scenario::Arrivals;
-use crate::units::{Rate, Seconds};
-use rand::Rng;
-use rand_distr::{Distribution, Exp1};
+use crate::units::{Load, Seconds};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Exp1, Gamma};
 
-/// Arrival times from 0 (included) to `length` (excluded) at `rate`, in order.
+/// How arrivals are spread around their rate.
+#[derive(Debug, Clone, Copy)]
+pub enum Spacing {
+    /// Independent exponential gaps, so the number of arrivals varies.
+    Poisson,
+    /// Equal gaps, the first arrival half a gap after the start, so that steps join without a double gap.
+    Constant,
+    /// Gamma-distributed gaps of unit mean. Shape 1 is Poisson; the variance of a gap is its mean
+    /// squared over the shape.
+    Gamma(Gamma<f64>),
+}
+
+impl Spacing {
+    /// What a scenario asks for. A shape that no gamma distribution has counts as Poisson.
+    pub fn new(arrivals: Arrivals, burstiness: Option<f64>) -> Spacing {
+        match (burstiness, arrivals) {
+            (Some(shape), _) => Gamma::new(shape, 1.0 / shape).map_or(Spacing::Poisson, Spacing::Gamma),
+            (None, Arrivals::Poisson) => Spacing::Poisson,
+            (None, Arrivals::Constant) => Spacing::Constant,
+        }
+    }
+}
+
+/// Arrival times from 0 (included) to the length of a step (excluded), in order.
 ///
-/// Poisson: independent exponential gaps, so the number of arrivals varies. Constant: equal gaps,
-/// the first arrival half a gap after the start, so that steps join without a double gap.
-pub fn arrival_times(rate: Rate, length: Seconds, arrivals: Arrivals, rng: &mut impl Rng) -> Vec<Seconds> {
-    let gap = 1.0 / rate.0;
-    if !gap.is_finite() || gap <= 0.0 {
-        return Vec::new();
+/// Gaps are drawn at unit rate and stretched by the inverse of the rate's integral (time rescaling),
+/// which makes a Poisson process of a changing rate exact.
+#[derive(Debug, Clone)]
+pub struct ArrivalTimes {
+    from: f64,
+    to: f64,
+    length: f64,
+    spacing: Spacing,
+    rng: ChaCha8Rng,
+    /// Integral of the rate up to the last arrival.
+    expected: f64,
+    begun: bool,
+}
+
+impl ArrivalTimes {
+    /// The arrivals of `load`. A load without a rate has none.
+    pub fn new(load: Load, length: Seconds, spacing: Spacing, rng: ChaCha8Rng) -> ArrivalTimes {
+        let (from, to) = match load {
+            Load::Rate(rate) => (rate.0, rate.0),
+            Load::Linear { from, to } => (from.0, to.0),
+            Load::Concurrency(_) | Load::Trace(_) => (0.0, 0.0),
+        };
+        ArrivalTimes { from, to, length: length.0, spacing, rng, expected: 0.0, begun: false }
     }
-    let mut next_gap = || match arrivals {
-        Arrivals::Poisson => <Exp1 as Distribution<f64>>::sample(&Exp1, rng) * gap,
-        Arrivals::Constant => gap,
-    };
-    let mut time = match arrivals {
-        Arrivals::Poisson => next_gap(),
-        Arrivals::Constant => gap / 2.0,
-    };
-    let mut times = Vec::with_capacity((length.0 * rate.0).max(0.0) as usize + 16);
-    while time < length.0 {
-        times.push(Seconds(time));
-        time += next_gap();
+
+    fn gap(&mut self) -> f64 {
+        match self.spacing {
+            Spacing::Poisson => Exp1.sample(&mut self.rng),
+            Spacing::Constant if self.begun => 1.0,
+            Spacing::Constant => 0.5,
+            Spacing::Gamma(gamma) => gamma.sample(&mut self.rng),
+        }
     }
-    times
+}
+
+impl Iterator for ArrivalTimes {
+    type Item = Seconds;
+
+    fn next(&mut self) -> Option<Seconds> {
+        self.expected += self.gap();
+        self.begun = true;
+        // from t + (to - from) t^2 / (2 length) = expected, solved so that equal rates are no special case.
+        let curvature = 2.0 * (self.to - self.from) / self.length;
+        let root = (self.from * self.from + curvature * self.expected).sqrt();
+        let time = 2.0 * self.expected / (self.from + root);
+        (time < self.length).then_some(Seconds(time))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::plan::stream;
+    use crate::units::Rate;
+
+    fn times(load: Load, length: f64, spacing: Spacing) -> Vec<f64> {
+        ArrivalTimes::new(load, Seconds(length), spacing, stream(1, "arrivals")).map(|t| t.0).collect()
+    }
+
+    /// Mean of the gaps and their squared coefficient of variation.
+    fn gaps(times: &[f64]) -> (f64, f64) {
+        let gaps: Vec<f64> = times.windows(2).map(|w| w[1] - w[0]).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        (mean, variance / (mean * mean))
+    }
 
     #[test]
     fn poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() {
-        let times = arrival_times(Rate(50.0), Seconds(2000.0), Arrivals::Poisson, &mut stream(1, "arrivals"));
-        let n = times.len() as f64;
-        // Five standard deviations of a Poisson count of 100,000.
-        assert!((n - 100_000.0).abs() < 5.0 * 100_000_f64.sqrt(), "{n}");
-        let gaps: Vec<f64> = times.windows(2).map(|w| w[1].0 - w[0].0).collect();
-        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        let cv = variance.sqrt() / mean;
-        assert!((cv - 1.0).abs() < 0.02, "{cv}");
+        let times = times(Load::Rate(Rate(50.0)), 2000.0, Spacing::Poisson);
+        let (mean, variation) = gaps(&times);
+        assert!((mean * 50.0 - 1.0).abs() < 0.02, "{mean}");
+        assert!((variation - 1.0).abs() < 0.05, "{variation}");
+    }
+
+    #[test]
+    fn burstiness_is_the_shape_of_the_gaps() {
+        for shape in [0.25, 1.0, 8.0] {
+            let spacing = Spacing::new(Arrivals::Poisson, Some(shape));
+            let (mean, variation) = gaps(&times(Load::Rate(Rate(50.0)), 4000.0, spacing));
+            assert!((mean * 50.0 - 1.0).abs() < 0.03, "{shape}: {mean}");
+            assert!((variation * shape - 1.0).abs() < 0.08, "{shape}: {variation}");
+        }
     }
 
     #[test]
     fn constant_arrivals_are_evenly_spaced_within_the_step() {
-        let times = arrival_times(Rate(4.0), Seconds(2.0), Arrivals::Constant, &mut stream(1, "arrivals"));
-        assert_eq!(times.len(), 8);
-        assert_eq!(times[0], Seconds(0.125));
-        assert!(times.windows(2).all(|w| (w[1].0 - w[0].0 - 0.25).abs() < 1e-12));
+        let times = times(Load::Rate(Rate(4.0)), 2.0, Spacing::Constant);
+        assert_eq!((times.len(), times[0]), (8, 0.125));
+        assert!(times.windows(2).all(|w| (w[1] - w[0] - 0.25).abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_linear_ramp_has_the_rate_of_each_moment_up_and_down() {
+        for (from, to) in [(10.0, 90.0), (90.0, 10.0)] {
+            let load = Load::Linear { from: Rate(from), to: Rate(to) };
+            let times = times(load, 1000.0, Spacing::Poisson);
+            for quarter in 0..4 {
+                let (start, end) = (f64::from(quarter) * 250.0, f64::from(quarter + 1) * 250.0);
+                let counted = times.iter().filter(|t| (start..end).contains(*t)).count() as f64 / 250.0;
+                let expected = from + (to - from) * (start + 125.0) / 1000.0;
+                assert!((counted / expected - 1.0).abs() < 0.05, "{from}: {counted} for {expected}");
+            }
+            assert!(
+                times.windows(2).all(|w| w[0] <= w[1]) && times.iter().all(|t| (0.0..1000.0).contains(t))
+            );
+        }
     }
 
     #[test]
     fn the_same_seed_gives_the_same_arrivals_and_another_seed_others() {
-        let draw =
-            |seed| arrival_times(Rate(5.0), Seconds(60.0), Arrivals::Poisson, &mut stream(seed, "arrivals"));
+        let draw = |seed| {
+            let rng = stream(seed, "arrivals");
+            ArrivalTimes::new(Load::Rate(Rate(5.0)), Seconds(60.0), Spacing::Poisson, rng).collect::<Vec<_>>()
+        };
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));
+    }
+
+    #[test]
+    fn a_rate_of_nothing_has_no_arrivals() {
+        for load in [Load::Rate(Rate(0.0)), Load::Concurrency(5), Load::Rate(Rate(f64::NAN))] {
+            assert!(times(load, 10.0, Spacing::Poisson).is_empty());
+        }
     }
 }

@@ -5,14 +5,21 @@
 
 mod arrivals;
 mod dataset;
-mod sizes;
+mod json_lines;
+mod requests;
+mod schedule;
+mod source;
 mod steps;
+mod trace;
 
 pub use crate::scenario::Api;
-pub use arrivals::arrival_times;
-pub use dataset::{DatasetError, read_dataset};
-pub use sizes::{RequestSize, SizeSampler};
+pub use arrivals::{ArrivalTimes, Spacing};
+pub use dataset::{Dataset, DatasetRow, read_dataset};
+pub use requests::{PlannedRequest, RequestSampler, RequestSize, RequestSource, requests_of};
+pub use schedule::{Schedule, StepWork};
+pub use source::{DatasetError, Place};
 pub use steps::{Next, Plan, Step, StepResult};
+pub use trace::{Trace, TraceArrival, read_trace};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

@@ -5,7 +5,7 @@ use crate::units::Seconds;
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// The columns of `requests.csv`. Times are seconds from the origin.
+/// The columns of `requests.csv` that a reader needs. Times are seconds from the origin.
 pub(super) const REQUEST_COLUMNS: [&str; 13] = [
     "id",
     "step",
@@ -22,12 +22,15 @@ pub(super) const REQUEST_COLUMNS: [&str; 13] = [
     "replica",
 ];
 
+/// Columns that older runs lack.
+pub(super) const LATER_REQUEST_COLUMNS: [&str; 1] = ["ended"];
+
 /// The first columns of `samples.csv`; one for each series follows.
 pub(super) const SAMPLE_COLUMNS: [&str; 4] = ["time", "took", "source", "replica"];
 
 /// The header line of `requests.csv`.
 pub(super) fn request_header() -> String {
-    REQUEST_COLUMNS.join(",") + "\n"
+    REQUEST_COLUMNS.into_iter().chain(LATER_REQUEST_COLUMNS).collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// The header line of `samples.csv`.
@@ -58,7 +61,7 @@ pub(super) fn push_request(line: &mut String, request: &RequestOutcome) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         line,
-        "{},{},{phase},{},{},{},{},{},{},{},{},{},{}",
+        "{},{},{phase},{},{},{},{},{},{},{},{},{},{},{}",
         request.id,
         request.step,
         time(Some(request.scheduled)),
@@ -71,6 +74,7 @@ pub(super) fn push_request(line: &mut String, request: &RequestOutcome) {
         Cell(request.status),
         Cell(request.error.map(FailureKind::word)),
         Cell(request.replica),
+        time(request.ended),
     );
 }
 
@@ -138,6 +142,7 @@ pub(super) fn read_request(row: &Row) -> Result<RequestOutcome, String> {
         sent: row.seconds("sent")?,
         first_token: row.seconds("first_token")?,
         last_token: row.seconds("last_token")?,
+        ended: row.seconds("ended")?,
         input_tokens: row.optional("input_tokens")?,
         output_tokens: row.optional("output_tokens")?,
         chunks: row.needed("chunks")?,

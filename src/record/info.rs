@@ -1,5 +1,6 @@
 //! `run.json`: what a run is, and how far it came.
 
+use crate::units::Seconds;
 use serde::{Deserialize, Serialize};
 
 /// What the directory says it is.
@@ -58,6 +59,9 @@ pub struct TargetFacts {
     pub simulated: bool,
     /// The body of its `/info`.
     pub info: Option<serde_json::Value>,
+    /// End-to-end latency of one request alone, before the load, seconds.
+    #[serde(default)]
+    pub single_latency: Option<Seconds>,
     /// Replicas that shared the load.
     pub replicas: u32,
     /// Where its metrics were scraped.

@@ -32,6 +32,9 @@ pub enum RecordError {
     /// There is something in the directory already.
     #[error("{0} is not empty, and a run is never written over another; choose another --out")]
     NotEmpty(PathBuf),
+    /// Another process writes to the run.
+    #[error("another calibrate is still writing to {0}; wait until it ends, or end it")]
+    InUse(PathBuf),
     /// It is no run directory.
     #[error("{0} is no run directory: it holds no run.json")]
     NoRun(PathBuf),

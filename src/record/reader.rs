@@ -1,6 +1,8 @@
 //! Reads a run directory back, whatever happened to the run.
 
-use super::csv_format::{REQUEST_COLUMNS, Row, SAMPLE_COLUMNS, read_request, read_sample};
+use super::csv_format::{
+    LATER_REQUEST_COLUMNS, REQUEST_COLUMNS, Row, SAMPLE_COLUMNS, read_request, read_sample,
+};
 use super::{FORMAT, RecordError, RunInfo, RunState, VERSION};
 use crate::measurement::{Event, RequestOutcome, Sample, Series, StepIndex};
 use hdrhistogram::Histogram;
@@ -37,7 +39,14 @@ pub fn read(directory: &Path) -> Result<RecordedRun, RecordError> {
     if info.state == RunState::Running {
         remarks.push("the run did not end by itself: it is still going on, or was killed".to_owned());
     }
-    let requests = read_csv(directory, "requests.csv", &REQUEST_COLUMNS, &[], read_request, &mut remarks)?;
+    let requests = read_csv(
+        directory,
+        "requests.csv",
+        &REQUEST_COLUMNS,
+        &LATER_REQUEST_COLUMNS,
+        read_request,
+        &mut remarks,
+    )?;
     let series: Vec<&str> = Series::ALL.iter().map(|series| series.column()).collect();
     let samples = read_csv(directory, "samples.csv", &SAMPLE_COLUMNS, &series, read_sample, &mut remarks)?;
     let events = read_events(directory, &mut remarks)?;

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -92,7 +92,26 @@ impl Recorder {
         }
         std::fs::create_dir(directory.join("latency")).map_err(RecordError::disk("create", directory))?;
         write_info(directory, &info)?;
-        let files = Files::create(directory)?;
+        Recorder::start(directory, info)
+    }
+
+    /// Opens a run that ended early and goes on recording to it. Torn last lines are cut off, since
+    /// what is appended would merge with them.
+    ///
+    /// # Errors
+    /// A run that another process is writing, files that cannot be written, or columns of another
+    /// calibrate.
+    pub fn resume(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
+        let latency = directory.join("latency");
+        std::fs::create_dir_all(&latency).map_err(RecordError::disk("create", &latency))?;
+        let recorder =
+            Recorder::start(directory, RunInfo { state: RunState::Running, reason: None, ..info })?;
+        write_info(directory, &recorder.info)?;
+        Ok(recorder)
+    }
+
+    fn start(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
+        let files = Files::open(directory)?;
         let (sender, receiver) = channel();
         let failure = Arc::<Mutex<Failure>>::default();
         let shared = Arc::clone(&failure);
@@ -179,6 +198,8 @@ struct Files {
     samples: Appended,
     events: Appended,
     latencies: Vec<LatencyLog>,
+    /// Held as long as the run is written.
+    _lock: File,
 }
 
 struct Appended {
@@ -188,15 +209,20 @@ struct Appended {
 }
 
 impl Appended {
-    fn create(directory: &Path, name: &'static str, header: &str) -> Result<Appended, RecordError> {
+    /// Opens a file of lines that begins with `header`, which an empty one is given.
+    fn open(directory: &Path, name: &'static str, header: &str) -> Result<Appended, RecordError> {
         let path = directory.join(name);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(RecordError::disk("write", &path))?;
-        let mut appended = Appended { name, file, waiting: header.to_owned() };
-        appended.write().map_err(RecordError::disk("write", &path))?;
+        let file = open_lines(&path)?;
+        let mut appended = Appended { name, file, waiting: String::new() };
+        let text = std::fs::read(&path).map_err(RecordError::disk("read", &path))?;
+        if text.is_empty() {
+            header.clone_into(&mut appended.waiting);
+            appended.write().map_err(RecordError::disk("write", &path))?;
+        } else if !text.starts_with(header.as_bytes()) {
+            let problem =
+                "its columns are those of another calibrate, so nothing can be added to it".to_owned();
+            return Err(RecordError::Content { path, place: ":1".to_owned(), problem });
+        }
         Ok(appended)
     }
 
@@ -207,13 +233,32 @@ impl Appended {
     }
 }
 
+/// Opens a file to append whole lines to it, without the torn line at its end.
+fn open_lines(path: &Path) -> Result<File, RecordError> {
+    let disk = RecordError::disk;
+    let file = OpenOptions::new().create(true).append(true).open(path).map_err(disk("write", path))?;
+    let bytes = std::fs::read(path).map_err(disk("read", path))?;
+    let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
+    if whole < bytes.len() {
+        file.set_len(whole as u64).map_err(disk("write", path))?;
+    }
+    Ok(file)
+}
+
 impl Files {
-    fn create(directory: &Path) -> Result<Files, RecordError> {
-        let latencies = LATENCIES.iter().map(|name| LatencyLog::create(directory, name));
+    fn open(directory: &Path) -> Result<Files, RecordError> {
+        let path = directory.join("events.jsonl");
+        let lock = OpenOptions::new().create(true).append(true).open(&path);
+        let lock = lock.map_err(RecordError::disk("write", &path))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(RecordError::InUse(directory.to_owned()));
+        }
+        let latencies = LATENCIES.iter().map(|name| LatencyLog::open(directory, name));
         Ok(Files {
-            requests: Appended::create(directory, "requests.csv", &request_header())?,
-            samples: Appended::create(directory, "samples.csv", &sample_header())?,
-            events: Appended::create(directory, "events.jsonl", "")?,
+            requests: Appended::open(directory, "requests.csv", &request_header())?,
+            samples: Appended::open(directory, "samples.csv", &sample_header())?,
+            events: Appended::open(directory, "events.jsonl", "")?,
+            _lock: lock,
             latencies: latencies.collect::<Result<_, _>>()?,
         })
     }
@@ -290,14 +335,11 @@ struct Interval {
 }
 
 impl LatencyLog {
-    fn create(directory: &Path, name: &'static str) -> Result<LatencyLog, RecordError> {
+    fn open(directory: &Path, name: &'static str) -> Result<LatencyLog, RecordError> {
         let path = directory.join("latency").join(format!("{name}.hlog"));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(RecordError::disk("write", &path))?;
-        Ok(LatencyLog { name, file, begun: false, waiting: BTreeMap::new() })
+        let file = open_lines(&path)?;
+        let begun = file.metadata().map_err(RecordError::disk("read", &path))?.len() > 0;
+        Ok(LatencyLog { name, file, begun, waiting: BTreeMap::new() })
     }
 
     fn record(&mut self, step: StepIndex, end: Seconds, values_us: impl IntoIterator<Item = u64>) {

@@ -5,7 +5,6 @@
 
 use super::ReportInput;
 use crate::analyze::{GaugeSummary, LatencySummary, StepAnalysis};
-use crate::units::Load;
 use serde_json::{Value, json};
 
 /// The document.
@@ -34,10 +33,9 @@ pub(super) fn document(input: &ReportInput) -> Value {
 
 fn stage(step: &StepAnalysis) -> Value {
     let duration = step.mark.hold().0;
-    match step.mark.load {
-        Load::Rate(rate) => json!({ "rate_qps": rate.0, "duration_s": duration }),
-        Load::Concurrency(level) => json!({ "concurrency": level, "duration_s": duration }),
-    }
+    let load = step.mark.load;
+    let key = if load.is_open_loop() { "rate_qps" } else { "concurrency" };
+    json!({ key: load.level(), "duration_s": duration })
 }
 
 fn result(step: &StepAnalysis) -> Value {

@@ -4,7 +4,6 @@ use super::plots::Plot;
 use super::{ReportError, ReportInput, definitions::DEFINITIONS, words};
 use crate::analyze::{GaugeSummary, StepAnalysis, Verdict};
 use crate::recommend::Term;
-use crate::units::Load;
 use askama::Template;
 
 #[derive(Template)]
@@ -150,10 +149,7 @@ fn by_load(steps: &[StepAnalysis]) -> Vec<&StepAnalysis> {
 }
 
 fn row(step: &StepAnalysis) -> StepRow {
-    let load = match step.mark.load {
-        Load::Rate(rate) => format!("{:.2}/s", rate.0),
-        Load::Concurrency(level) => format!("{level} in flight"),
-    };
+    let load = step.mark.load.short();
     let gauge =
         |gauge: Option<GaugeSummary>| gauge.map_or_else(|| "–".to_owned(), |g| format!("{:.1}", g.mean));
     let mut cells = vec![

@@ -3,7 +3,6 @@
 use super::{ReportInput, words};
 use crate::analyze::{Capacity, LatencySummary, StepAnalysis, ValidityCheck, Verdict};
 use crate::recommend::Target;
-use crate::units::Load;
 use serde::Serialize;
 
 const FORMAT: &str = "calibrate/recommendation";
@@ -140,10 +139,7 @@ fn target(target: &Target) -> TargetJson<'_> {
 }
 
 fn step(step: &StepAnalysis) -> StepJson {
-    let (load, value) = match step.mark.load {
-        Load::Rate(rate) => ("rate", rate.0),
-        Load::Concurrency(level) => ("concurrency", f64::from(level)),
-    };
+    let (load, value) = (step.mark.load.kind(), step.mark.load.level());
     let at = |summary: Option<LatencySummary>, of: fn(&LatencySummary) -> f64| summary.as_ref().map(of);
     StepJson {
         step: step.mark.index,

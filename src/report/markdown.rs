@@ -2,7 +2,6 @@
 
 use super::{ReportInput, definitions::DEFINITIONS, words};
 use crate::analyze::Verdict;
-use crate::units::Load;
 use std::fmt::Write;
 
 /// The summary. Writing to a string cannot fail, so results of `writeln!` are dropped.
@@ -92,10 +91,7 @@ fn steps(out: &mut String, input: &ReportInput) {
     );
     let _ = writeln!(out, "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|");
     for step in &input.analysis.steps {
-        let load = match step.mark.load {
-            Load::Rate(rate) => format!("{:.2}/s", rate.0),
-            Load::Concurrency(level) => format!("{level} in flight"),
-        };
+        let load = step.mark.load.short();
         let gauge = |g: Option<crate::analyze::GaugeSummary>| {
             g.map_or_else(|| "–".to_owned(), |g| format!("{:.1}", g.mean))
         };

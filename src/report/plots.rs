@@ -4,7 +4,7 @@ use super::chart::{BLUE, Chart, GREEN, GREY, Limit, Line, ORANGE, PURPLE, VERMIL
 use super::{ReportError, ReportInput};
 use crate::analyze::{StepAnalysis, TimelinePoint};
 use crate::recommend::Target;
-use crate::units::{Load, Signal, SloMetric};
+use crate::units::{Signal, SloMetric};
 
 /// A plot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub(super) fn draw(input: &ReportInput) -> Result<Vec<Plot>, ReportError> {
 
 /// Steps in the order of their load, with their place on the x axis.
 fn steps<'a>(input: &ReportInput<'a>) -> Vec<(f64, &'a StepAnalysis)> {
-    let place = |step: &StepAnalysis| match step.mark.load {
-        Load::Rate(_) => step.offered.0,
-        Load::Concurrency(level) => f64::from(level),
+    let place = |step: &StepAnalysis| {
+        let load = step.mark.load;
+        if load.is_open_loop() { step.offered.0 } else { load.level() }
     };
     let mut steps: Vec<_> = input.analysis.steps.iter().map(|step| (place(step), step)).collect();
     steps.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -54,7 +54,7 @@ fn steps<'a>(input: &ReportInput<'a>) -> Vec<(f64, &'a StepAnalysis)> {
 }
 
 fn is_closed_loop(input: &ReportInput) -> bool {
-    input.analysis.steps.iter().any(|step| matches!(step.mark.load, Load::Concurrency(_)))
+    input.analysis.steps.iter().any(|step| !step.mark.load.is_open_loop())
 }
 
 fn x_title(input: &ReportInput) -> &'static str {

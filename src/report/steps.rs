@@ -2,7 +2,6 @@
 
 use super::{ReportError, ReportInput};
 use crate::analyze::{GaugeSummary, LatencySummary, Steadiness, StepAnalysis};
-use crate::units::Load;
 
 const COLUMNS: [&str; 41] = [
     "step",
@@ -62,10 +61,7 @@ pub(super) fn render(input: &ReportInput) -> Result<String, ReportError> {
 
 fn row(step: &StepAnalysis) -> Vec<String> {
     let number = |value: f64| format!("{value:.6}");
-    let (kind, value) = match step.mark.load {
-        Load::Rate(rate) => ("rate", rate.0.to_string()),
-        Load::Concurrency(level) => ("concurrency", level.to_string()),
-    };
+    let (kind, value) = (step.mark.load.kind(), step.mark.load.level().to_string());
     let steady = match step.steady {
         Steadiness::Steady => "steady",
         Steadiness::Growing { .. } => "growing",

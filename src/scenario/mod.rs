@@ -7,11 +7,13 @@
 mod cluster;
 mod file;
 mod ramp;
+mod secret;
 mod settings;
 mod sizes;
 
 pub use cluster::ClusterSettings;
 pub use file::{ScenarioError, read_settings};
 pub use ramp::RampSpec;
+pub use secret::{HeaderSpec, SecretSource};
 pub use settings::{Api, Arrivals, Scenario, Settings};
 pub use sizes::SizeSpec;

@@ -3,6 +3,7 @@
 use crate::units::{ParseUnitError, Rate, Seconds, nearest};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// More steps than this in one ramp are taken for a typing error.
@@ -28,10 +29,29 @@ pub enum RampSpec {
         /// The length of each step, warm-up included.
         hold: Seconds,
     },
+    /// Open loop: the rate changes continuously.
+    Linear {
+        /// The rate at the start.
+        from: Rate,
+        /// The rate at the end.
+        to: Rate,
+        /// How long it takes.
+        length: Seconds,
+    },
+    /// Open loop: arrivals and sizes of a recorded trace.
+    Trace {
+        /// The trace.
+        path: PathBuf,
+        /// How many times faster than recorded.
+        speed: f64,
+    },
 }
 
-const FORMS: &str =
-    "adaptive, rate:FROM..TO:STEPSxHOLD (rate:1..20:10x30s), rate:1,2,4x30s or concurrency:1,2,4,8x20s";
+const KINDS: [&str; 4] = ["rate", "concurrency", "linear", "trace"];
+
+const FORMS: &str = "adaptive, rate:FROM..TO:STEPSxHOLD (rate:1..20:10x30s), rate:1,2,4x30s, \
+                     concurrency:1,2,4,8x20s, linear:FROM..TO@DURATION (linear:1..20@5m) or \
+                     trace:FILE[*SPEED] (trace:azure.csv*2)";
 
 impl FromStr for RampSpec {
     type Err = ParseUnitError;
@@ -46,9 +66,14 @@ impl FromStr for RampSpec {
             let hint = nearest(trimmed, ["adaptive"]).map(|w| format!(" (did you mean {w}?)"));
             return Err(error(&format!("{FORMS}{}", hint.unwrap_or_default())));
         };
-        if !["rate", "concurrency"].contains(&kind) {
-            let hint = nearest(kind, ["rate", "concurrency"]).map(|w| format!(" (did you mean {w}:?)"));
-            return Err(error(&format!("{FORMS}{}", hint.unwrap_or_default())));
+        match kind {
+            "linear" => return parse_linear(rest).map_err(|expected| error(&expected)),
+            "trace" => return parse_trace(rest).map_err(|expected| error(&expected)),
+            "rate" | "concurrency" => {}
+            _ => {
+                let hint = nearest(kind, KINDS).map(|w| format!(" (did you mean {w}:?)"));
+                return Err(error(&format!("{FORMS}{}", hint.unwrap_or_default())));
+            }
         }
         let (levels, hold) = rest.rsplit_once('x').ok_or_else(|| error("xHOLD at the end, like x30s"))?;
         let hold: Seconds =
@@ -68,15 +93,40 @@ impl FromStr for RampSpec {
     }
 }
 
+/// A number above 0.
+fn number(word: &str) -> Result<f64, String> {
+    let word = word.trim();
+    let found = word.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    found.ok_or_else(|| format!("numbers above 0 (not '{word}')"))
+}
+
+/// `1..20@5m`.
+fn parse_linear(text: &str) -> Result<RampSpec, String> {
+    let (range, length) = text.rsplit_once('@').ok_or("@DURATION at the end, like linear:1..20@5m")?;
+    let (from, to) = range.split_once("..").ok_or("FROM..TO before the @, like linear:1..20@5m")?;
+    let (from, to) = (Rate(number(from)?), Rate(number(to)?));
+    let length: Seconds =
+        length.parse().map_err(|e: ParseUnitError| format!("as duration {}", e.expected))?;
+    if length.0 < 2.0 {
+        return Err("a duration of at least 2s".to_owned());
+    }
+    Ok(RampSpec::Linear { from, to, length })
+}
+
+/// `FILE` or `FILE*SPEED`.
+fn parse_trace(text: &str) -> Result<RampSpec, String> {
+    let (path, speed) = match text.rsplit_once('*') {
+        Some((path, speed)) => (path, number(speed)?),
+        None => (text, 1.0),
+    };
+    if path.trim().is_empty() {
+        return Err("the name of a file, like trace:azure.csv*2".to_owned());
+    }
+    Ok(RampSpec::Trace { path: PathBuf::from(path.trim()), speed })
+}
+
 /// `1,2,4` or `1..20:10` as numbers above 0.
 fn parse_levels(text: &str) -> Result<Vec<f64>, String> {
-    let number = |word: &str| {
-        word.trim()
-            .parse::<f64>()
-            .ok()
-            .filter(|n| n.is_finite() && *n > 0.0)
-            .ok_or_else(|| format!("numbers above 0 (not '{}')", word.trim()))
-    };
     let Some((range, steps)) = text.split_once(':') else {
         if text.contains("..") {
             return Err("the number of steps after the range, like 1..20:10x30s".to_owned());
@@ -110,6 +160,10 @@ impl fmt::Display for RampSpec {
             RampSpec::Concurrency { levels, hold } => {
                 write!(f, "concurrency:{}x{}s", join(&mut levels.iter().map(u32::to_string)), hold.0)
             }
+            RampSpec::Linear { from, to, length } => {
+                write!(f, "linear:{}..{}@{}s", from.0, to.0, length.0)
+            }
+            RampSpec::Trace { path, speed } => write!(f, "trace:{}*{speed}", path.display()),
         }
     }
 }
@@ -147,6 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn continuous_ramps_and_traces_are_read_and_print_the_same() {
+        let linear: RampSpec = "linear:1..20@5m".parse().unwrap();
+        assert_eq!(linear, RampSpec::Linear { from: Rate(1.0), to: Rate(20.0), length: Seconds(300.0) });
+        let trace: RampSpec = "trace:a*b.csv*0.5".parse().unwrap();
+        assert_eq!(trace, RampSpec::Trace { path: "a*b.csv".into(), speed: 0.5 });
+        let plain: RampSpec = "trace:dir/azure.csv".parse().unwrap();
+        assert_eq!(plain, RampSpec::Trace { path: "dir/azure.csv".into(), speed: 1.0 });
+        for ramp in [linear, trace, plain] {
+            assert_eq!(ramp.to_string().parse(), Ok(ramp));
+        }
+    }
+
+    #[test]
     fn wrong_ramps_are_refused_with_the_right_form() {
         let wrong = [
             "",
@@ -164,7 +231,15 @@ mod tests {
             "rate:1..6:99999x6s",
             "rate:1x10ms",
             "rate:NaNx6s",
-            "linear:1..2@60s",
+            "linear:1..2",
+            "linear:1..2@60",
+            "linear:1..2@1s",
+            "linear:0..2@60s",
+            "linear:1@60s",
+            "trace:",
+            "trace:*2",
+            "trace:x.csv*0",
+            "trace:x.csv*fast",
         ];
         for text in wrong {
             assert!(text.parse::<RampSpec>().is_err(), "{text}");

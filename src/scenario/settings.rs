@@ -1,15 +1,15 @@
 //! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
 
-use super::{ClusterSettings, RampSpec, ScenarioError, SizeSpec};
-use crate::units::{Seconds, Slo};
+use super::{ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec};
+use crate::units::{Seconds, Slo, SloMetric};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
 
-/// Which API of the server is used, always streaming.
+/// Which API of the server is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Api {
-    /// TGI's own `/generate_stream`.
+    /// TGI's own `/generate_stream`, or `/generate` without streaming.
     #[default]
     Generate,
     /// OpenAI's `/v1/chat/completions`.
@@ -59,7 +59,7 @@ settings! {
     /// Name of the run, part of its directory's name
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     name: String,
-    /// How the load rises: adaptive, rate:FROM..TO:STEPSxHOLD, rate:1,2,4x30s, concurrency:1,2,4x20s
+    /// How the load rises: adaptive, rate:FROM..TO:STEPSxHOLD, rate:1,2,4x30s, concurrency:1,2,4x20s, linear:FROM..TO@DURATION, trace:FILE[*SPEED]
     #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "adaptive", help_heading = "Load")]
     ramp: RampSpec,
     /// A limit, METRIC:STAT:LIMIT, like ttft:p95:2s, tpot:mean:80ms or error:rate:1% (repeatable)
@@ -74,21 +74,33 @@ settings! {
     /// API that the requests use [default: generate]
     #[arg(long, value_enum, help_heading = "Load")]
     api: Api,
+    /// Whether answers are streamed; without, only end-to-end latency is known [default: true]
+    #[arg(long, value_name = "BOOL", help_heading = "Load")]
+    stream: bool,
     /// Prompt tokens: fixed:200, uniform:50-400 or lognormal:mean=256,sd=180 (the default)
     #[arg(long, value_name = "SIZE", help_heading = "Load")]
     input_tokens: SizeSpec,
     /// Output tokens, in the same forms [default: lognormal:mean=128,sd=96]
     #[arg(long, value_name = "SIZE", help_heading = "Load")]
     output_tokens: SizeSpec,
-    /// CSV trace to draw request sizes from (TIMESTAMP,ContextTokens,GeneratedTokens)
+    /// Requests to draw from: ShareGPT JSON, JSONL with prompts or sizes, or a trace's sizes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input_tokens", "output_tokens"], help_heading = "Load")]
     dataset: PathBuf,
+    /// The model's tokenizer.json, to make prompts of exactly the wanted tokens
+    #[arg(long, value_name = "FILE", help_heading = "Load")]
+    tokenizer: PathBuf,
+    /// Tokens at the start of every prompt that are the same in all; else no two prompts share a beginning
+    #[arg(long, value_name = "TOKENS", help_heading = "Load")]
+    shared_prefix: u32,
     /// max_new_tokens to declare in every request, instead of the wanted output tokens
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
     max_new_tokens: u32,
-    /// How arrivals of `rate:` ramps are spread in time [default: poisson]
+    /// How arrivals of an open loop are spread in time [default: poisson]
     #[arg(long, value_enum, help_heading = "Load")]
     arrivals: Arrivals,
+    /// Shape of gamma-distributed gaps: 1 is Poisson, below is burstier, above more even
+    #[arg(long, value_name = "SHAPE", conflicts_with = "arrivals", help_heading = "Load")]
+    burstiness: f64,
     /// Seed of arrivals, sizes and prompts: the same seed gives the same load [default: 1]
     #[arg(long, value_name = "N", help_heading = "Load")]
     seed: u64,
@@ -96,7 +108,7 @@ settings! {
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     warm_up: Seconds,
-    /// Most requests in flight at once [default: 1024]
+    /// Most requests in flight at once; workers are added as needed up to this [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     max_concurrency: u32,
     /// Longest wait for the next byte of an answer [default: 60s]
@@ -110,6 +122,15 @@ settings! {
     /// Allow load to a public address: it is mine
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Target")]
     i_own_this_target: bool,
+    /// Bearer token for the target: env:NAME or file:PATH
+    #[arg(long, value_name = "PLACE", help_heading = "Target")]
+    bearer_token: SecretSource,
+    /// Extra header for the target, its value by its place: NAME=env:VARIABLE or NAME=file:PATH (repeatable)
+    #[arg(long, value_name = "HEADER", action = clap::ArgAction::Append, help_heading = "Target")]
+    header: Vec<HeaderSpec>,
+    /// PEM file of certificate authorities to trust besides the system's
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    ca_cert: PathBuf,
     /// Address of a replica's /metrics (repeatable, one per replica) [default: TARGET/metrics]
     #[arg(long, value_name = "URL", action = clap::ArgAction::Append, help_heading = "Metrics")]
     metrics_url: Vec<String>,
@@ -158,16 +179,24 @@ pub struct Scenario {
     pub preset: String,
     /// The API used.
     pub api: Api,
+    /// Whether answers are streamed.
+    pub stream: bool,
     /// Prompt sizes, where no dataset is given.
     pub input_tokens: SizeSpec,
     /// Output sizes, where no dataset is given.
     pub output_tokens: SizeSpec,
-    /// Trace to draw sizes from.
+    /// Requests to draw from.
     pub dataset: Option<PathBuf>,
+    /// The model's `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens at the start of every prompt that are the same in all.
+    pub shared_prefix: u32,
     /// `max_new_tokens` declared in every request; `None`: the wanted output size.
     pub max_new_tokens: Option<u32>,
     /// How arrivals are spread.
     pub arrivals: Arrivals,
+    /// Shape of gamma-distributed gaps, instead of `arrivals`.
+    pub burstiness: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
     /// Warm-up of each step; `None`: by the step's length.
@@ -180,6 +209,12 @@ pub struct Scenario {
     pub max_duration: Option<Seconds>,
     /// Whether a public address may be loaded.
     pub i_own_this_target: bool,
+    /// Where the bearer token for the target is kept.
+    pub bearer_token: Option<SecretSource>,
+    /// Extra headers for the target.
+    pub headers: Vec<HeaderSpec>,
+    /// Certificate authorities to trust besides the system's.
+    pub ca_cert: Option<PathBuf>,
     /// `/metrics` of each replica; empty: the target's own.
     pub metrics_urls: Vec<String>,
     /// DCGM exporter of each replica.
@@ -209,9 +244,11 @@ impl Settings {
             api: Some(Api::Generate),
             input_tokens: Some(SizeSpec::Lognormal { mean: 256.0, sd: 180.0 }),
             output_tokens: Some(SizeSpec::Lognormal { mean: 128.0, sd: 96.0 }),
+            stream: Some(true),
+            shared_prefix: Some(0),
             arrivals: Some(Arrivals::Poisson),
             seed: Some(1),
-            max_concurrency: Some(1024),
+            max_concurrency: Some(10_000),
             timeout: Some(Seconds(60.0)),
             i_own_this_target: Some(false),
             gpus_per_replica: Some(1),
@@ -223,13 +260,17 @@ impl Settings {
     /// Fills in the defaults and checks every field.
     pub fn resolve(self) -> Result<Scenario, ScenarioError> {
         self.check_version()?;
+        self.check_sources_of_sizes()?;
         let all = self.over(Settings::defaults());
         all.check_values()?;
         let mut settings = all.clone();
         if all.target.is_some() {
             settings.preset = None;
         }
-        if all.dataset.is_some() {
+        if all.burstiness.is_some() {
+            settings.arrivals = None;
+        }
+        if all.dataset.is_some() || matches!(all.ramp, Some(RampSpec::Trace { .. })) {
             (settings.input_tokens, settings.output_tokens) = (None, None);
         }
         let metrics_urls = all.metrics_url.unwrap_or_default();
@@ -243,17 +284,24 @@ impl Settings {
             target: all.target,
             preset: all.preset.ok_or_else(|| missing("preset"))?,
             api: all.api.unwrap_or_default(),
+            stream: all.stream.ok_or_else(|| missing("stream"))?,
             input_tokens: all.input_tokens.ok_or_else(|| missing("input-tokens"))?,
             output_tokens: all.output_tokens.ok_or_else(|| missing("output-tokens"))?,
             dataset: all.dataset,
+            tokenizer: all.tokenizer,
+            shared_prefix: all.shared_prefix.ok_or_else(|| missing("shared-prefix"))?,
             max_new_tokens: all.max_new_tokens,
             arrivals: all.arrivals.unwrap_or_default(),
+            burstiness: all.burstiness,
             seed: all.seed.ok_or_else(|| missing("seed"))?,
             warm_up: all.warm_up,
             max_concurrency: all.max_concurrency.ok_or_else(|| missing("max-concurrency"))?,
             timeout: all.timeout.ok_or_else(|| missing("timeout"))?,
             max_duration: all.max_duration,
             i_own_this_target: all.i_own_this_target.unwrap_or(false),
+            bearer_token: all.bearer_token,
+            headers: all.header.unwrap_or_default(),
+            ca_cert: all.ca_cert,
             metrics_urls,
             gpu_metrics_urls: all.gpu_metrics_url.unwrap_or_default(),
             replicas,
@@ -276,7 +324,44 @@ impl Settings {
         }
     }
 
+    /// A trace and a dataset bring their own sizes. To be checked before defaults are filled in.
+    fn check_sources_of_sizes(&self) -> Result<(), ScenarioError> {
+        let sizes = self.input_tokens.is_some() || self.output_tokens.is_some();
+        let is_trace = matches!(self.ramp, Some(RampSpec::Trace { .. }));
+        let (field, problem) = match (is_trace, &self.dataset) {
+            (true, Some(_)) => ("dataset", "cannot stand beside ramp: trace:..., which brings its own sizes"),
+            (true, None) if sizes => {
+                ("input-tokens", "or output-tokens stands beside ramp: trace:..., which brings its own sizes")
+            }
+            (false, Some(_)) if sizes => {
+                ("input-tokens", "or output-tokens stands beside dataset, which brings its own sizes")
+            }
+            _ => return Ok(()),
+        };
+        Err(ScenarioError::field(field, problem, "leave one of the two out"))
+    }
+
+    fn check_load(&self) -> Result<(), ScenarioError> {
+        if self.burstiness.is_some_and(|shape| !(0.01..=1000.0).contains(&shape)) {
+            let remedy = "1 is Poisson, 0.25 is bursty, 10 is nearly even";
+            return Err(ScenarioError::field("burstiness", "must be from 0.01 to 1000", remedy));
+        }
+        let needs_stream =
+            |slo: &&Slo| matches!(slo.metric, SloMetric::Ttft | SloMetric::Tpot | SloMetric::Itl);
+        if self.stream == Some(false)
+            && let Some(slo) = self.slo.iter().flatten().find(needs_stream)
+        {
+            return Err(ScenarioError::field(
+                "slo",
+                format!("{slo} needs streamed answers, and stream is false"),
+                "limit e2e or ntpot, or leave stream out",
+            ));
+        }
+        Ok(())
+    }
+
     fn check_values(&self) -> Result<(), ScenarioError> {
+        self.check_load()?;
         let fail = |field: &'static str, problem: &str, remedy: &str| {
             Err(ScenarioError::field(field, problem.to_owned(), remedy))
         };

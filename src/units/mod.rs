@@ -3,9 +3,11 @@
 //! Invariants: no I/O, no clocks, no imports from other rooms. A number that
 //! leaves this crate carries its unit in its `Display`.
 
+mod load;
 mod parse;
 mod slo;
 
+pub use load::Load;
 pub use parse::{ParseUnitError, nearest};
 pub use slo::{Limit, Slo, SloMetric, Stat};
 
@@ -120,25 +122,6 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.0.abs() >= 99.95 { 0 } else { 2 };
         write!(f, "{:.*} req/s", digits, self.0)
-    }
-}
-
-/// What a step asked of the server.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Load {
-    /// Open loop: arrivals at this rate, whether or not earlier ones were answered.
-    Rate(Rate),
-    /// Closed loop: this many requests in flight; the next is sent when one ends.
-    Concurrency(u32),
-}
-
-impl fmt::Display for Load {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Load::Rate(rate) => rate.fmt(f),
-            Load::Concurrency(n) => write!(f, "{n} in flight"),
-        }
     }
 }
 

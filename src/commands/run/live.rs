@@ -88,7 +88,7 @@ impl Live {
     }
 
     /// One line on what is going on.
-    pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: u64) -> String {
+    pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: usize) -> String {
         let state = self.state();
         let recent = state.requests.iter().rev().take_while(|r| r.scheduled.0 > now.0 - 60.0);
         let mut ttft: Vec<f64> =

@@ -1,18 +1,20 @@
 //! Everything a run needs before its first request: the scenario, the server, the record, the
 //! scrapers, the workers. Whatever is wrong is found here, before any load is sent.
 
+use super::access::Access;
 use super::live::Live;
-use super::safety;
+use super::resume::Earlier;
+use super::{limits, load, safety};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
-use crate::drive::{self, DriveError, Engine, EngineConfig, Probe, StopLevel, Target, probe};
-use crate::measurement::{FailureKind, RunClock, Source};
+use crate::drive::{self, DriveError, Engine, EngineConfig, Probe, StopLevel, Target, Wire, probe};
+use crate::measurement::{Event, FailureKind, RunClock, Source};
 use crate::observe::{self, Observer, Scraped};
-use crate::plan::{RequestSize, SizeSampler, read_dataset};
+use crate::plan::Schedule;
 use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
-use crate::scenario::{Scenario, Settings, read_settings};
+use crate::scenario::{RampSpec, Scenario, Settings, read_settings};
 use crate::simulator;
-use crate::units::Replicas;
+use crate::units::{Replicas, Seconds};
 use anyhow::{Context, anyhow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ const DEMO: &str = include_str!("../../../scenarios/demo.yaml");
 pub(super) struct Setup {
     pub directory: PathBuf,
     pub clock: RunClock,
-    pub probe: Probe,
-    pub sizes: SizeSampler,
+    /// End-to-end latency of one request alone.
+    pub single_latency: Seconds,
+    pub schedule: Schedule,
     pub engine: Engine,
     pub observer: Observer,
     pub recorder: Recorder,
@@ -45,7 +48,8 @@ pub(super) fn scenario(arguments: RunArgs) -> Result<Scenario, Failure> {
     }
     if settings.target.is_none() {
         let mut demo = read_settings(Path::new("scenarios/demo.yaml"), DEMO).or_exit(Exit::Usage)?;
-        if settings.dataset.is_some() {
+        let traced = matches!(settings.ramp, Some(RampSpec::Trace { .. }));
+        if settings.dataset.is_some() || traced {
             (demo.input_tokens, demo.output_tokens) = (None, None);
         }
         settings = settings.over(demo);
@@ -56,39 +60,57 @@ pub(super) fn scenario(arguments: RunArgs) -> Result<Scenario, Failure> {
 impl Setup {
     pub(super) async fn prepare(
         scenario: &Scenario,
+        earlier: Option<&Earlier>,
         console: Console,
         stop: watch::Receiver<StopLevel>,
     ) -> Result<Setup, Failure> {
-        let mut sizes = sizes(scenario)?;
+        let access = Access::prepare(scenario)?;
+        let load::Load { schedule, prompts, exact, remarks } = load::prepare(scenario)?;
+        for remark in &remarks {
+            console.warn(remark);
+        }
+        let (max_in_flight, remark) = limits::most_in_flight(scenario.max_concurrency);
+        if let Some(remark) = remark {
+            console.warn(&remark);
+        }
         let (simulator, url) = start_server(scenario, console).await?;
-        let target = Target::new(&url, scenario.api, scenario.timeout, scenario.max_new_tokens)
-            .or_exit(Exit::Usage)?;
+        let wire =
+            Wire { api: scenario.api, stream: scenario.stream, declared_output: scenario.max_new_tokens };
+        let target = Target::new(&url, wire, access.load.clone()).or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
-        let typical = typical(&mut sizes);
         console.note(
             "three single requests first: does it answer, how does it count tokens, how long does one take",
         );
-        let probe = probe(&target, RunClock::start(), scenario.seed, typical).await;
+        let probe = probe(&target, RunClock::start(), prompts, exact, schedule.typical()).await;
         let probe = probe.map_err(|error| Failure { exit: exit_of(&error), error: error.into() })?;
         for remark in &probe.remarks {
             console.warn(remark);
         }
-        let (clock, started) = (RunClock::start(), jiff::Timestamp::now());
-        let scraped = scrape_targets(scenario, &target, simulator.is_some());
+        let started = jiff::Timestamp::now();
+        let clock = earlier.map_or_else(RunClock::start, |earlier| RunClock::resume(earlier.now(started)));
+        let scraped = scrape_targets(scenario, &target, &access, simulator.is_some());
         check_metrics(&scraped, clock).await?;
-        let directory = directory(scenario, started);
-        let info = run_info(scenario, &probe, &url, simulator.is_some(), &scraped, started, &directory);
-        let recorder = Recorder::create(&directory, info).or_exit(Exit::Usage)?;
+        let (directory, recorder) = if let Some(earlier) = earlier {
+            (earlier.directory.clone(), earlier.record_again()?)
+        } else {
+            let directory = directory(scenario, started);
+            let info = run_info(scenario, &probe, &url, simulator.is_some(), &scraped, started, &directory);
+            let recorder = Recorder::create(&directory, info).or_exit(Exit::Usage)?;
+            (directory, recorder)
+        };
         console.note(&format!("recording to {}", directory.display()));
         let live = Arc::new(Live::new(recorder.handle(), Replicas(scenario.replicas)));
-        let (prompts, max_in_flight) = (probe.prompts, scenario.max_concurrency);
-        let config = EngineConfig { target, prompts, sizes: sizes.clone(), max_in_flight, clock, stop };
+        if earlier.is_some() {
+            live.record_event(Event::Resumed { time: clock.now() });
+        }
+        let first_id = earlier.map_or(0, |earlier| earlier.next_id);
+        let config = EngineConfig { target, prompts: probe.prompts, max_in_flight, first_id, clock, stop };
         match start(config, &scraped, &live).await {
             Ok((engine, observer)) => Ok(Setup {
                 directory,
                 clock,
-                probe,
-                sizes,
+                single_latency: earlier.and_then(|e| e.single_latency).unwrap_or(probe.single_latency),
+                schedule,
                 engine,
                 observer,
                 recorder,
@@ -111,6 +133,8 @@ fn exit_of(error: &DriveError) -> Exit {
     match error {
         DriveError::NotTgi { .. }
         | DriveError::Address { .. }
+        | DriveError::Tokenizer { .. }
+        | DriveError::OtherTokenizer { .. }
         | DriveError::Refused { kind: FailureKind::ClientError | FailureKind::Malformed, .. } => Exit::Usage,
         DriveError::Refused { .. } | DriveError::Unreachable { .. } | DriveError::Pool(_) => Exit::Failed,
     }
@@ -123,36 +147,10 @@ async fn start(
     live: &Arc<Live>,
 ) -> Result<(Engine, Observer), Failure> {
     let sink: Arc<dyn observe::Sink> = Arc::clone(live) as Arc<dyn observe::Sink>;
-    let observer = Observer::start(scraped, config.clock, &sink).or_exit(Exit::Failed)?;
+    let observer = Observer::start(scraped, config.clock, &sink);
     let engine =
         Engine::start(config, Arc::clone(live) as Arc<dyn drive::Sink>).await.or_exit(Exit::Failed)?;
     Ok((engine, observer))
-}
-
-fn sizes(scenario: &Scenario) -> Result<SizeSampler, Failure> {
-    let Some(path) = &scenario.dataset else {
-        return Ok(SizeSampler::from_specs(scenario.input_tokens, scenario.output_tokens, scenario.seed));
-    };
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("cannot read the dataset {}", path.display()))
-        .or_exit(Exit::Usage)?;
-    let rows = read_dataset(path, &bytes).or_exit(Exit::Usage)?;
-    SizeSampler::from_dataset(rows, scenario.seed)
-        .ok_or_else(|| anyhow!("the dataset {} holds no requests", path.display()))
-        .or_exit(Exit::Usage)
-}
-
-/// The mean of many sizes, as the size of the request whose latency alone is measured.
-fn typical(sizes: &mut SizeSampler) -> RequestSize {
-    const DRAWS: u64 = 1000;
-    let mut draws = sizes.clone();
-    let (mut input, mut output) = (0, 0);
-    for _ in 0..DRAWS {
-        let size = draws.sample();
-        input += u64::from(size.input);
-        output += u64::from(size.output);
-    }
-    RequestSize { input: (input / DRAWS).max(1) as u32, output: (output / DRAWS).max(1) as u32 }
 }
 
 async fn start_server(
@@ -171,23 +169,35 @@ async fn start_server(
     Ok((Some(running), url))
 }
 
-fn scrape_targets(scenario: &Scenario, target: &Target, simulated: bool) -> Vec<observe::Target> {
+fn scrape_targets(
+    scenario: &Scenario,
+    target: &Target,
+    access: &Access,
+    simulated: bool,
+) -> Vec<observe::Target> {
     let or_own = |given: &[String], path: &str, own: bool| match given {
         [] if own => vec![target.url(path).to_string()],
         given => given.to_vec(),
     };
+    let own = target.url("");
     let number = |urls: Vec<String>, source: Source| {
-        urls.into_iter().zip(0..).map(move |(url, replica)| observe::Target { url, source, replica })
+        urls.into_iter()
+            .zip(0..)
+            .map(|(url, replica)| {
+                let client = access.metrics(&url, &own);
+                observe::Target { url, client, source, replica }
+            })
+            .collect::<Vec<_>>()
     };
     let server = or_own(&scenario.metrics_urls, "metrics", true);
     let gpu = or_own(&scenario.gpu_metrics_urls, "gpu/metrics", simulated);
-    number(server, Source::Server).chain(number(gpu, Source::Gpu)).collect()
+    [number(server, Source::Server), number(gpu, Source::Gpu)].concat()
 }
 
 /// Scrapes every source once. The probe's requests have gone before, so a TGI shows its metrics.
 async fn check_metrics(targets: &[observe::Target], clock: RunClock) -> Result<(), Failure> {
     for target in targets {
-        let problem = match observe::scrape_once(target, clock).await.or_exit(Exit::Failed)? {
+        let problem = match observe::scrape(target, clock).await {
             Scraped::Failed(reason) => reason,
             Scraped::Sample(sample) if sample.is_empty() && target.source == Source::Gpu => {
                 "there is no DCGM metric in it".to_owned()
@@ -234,6 +244,7 @@ fn run_info(
             url: url.to_owned(),
             simulated,
             info: Some(probe.info.clone()),
+            single_latency: Some(probe.single_latency),
             replicas: scenario.replicas,
             metrics_urls: of(Source::Server),
             gpu_metrics_urls: of(Source::Gpu),

@@ -10,5 +10,7 @@
 mod event;
 mod sse;
 mod stream;
+mod whole;
 
-pub use stream::{Failure, Finished, StreamDecoder, StreamFormat, TokenEvent, classify_status};
+pub use stream::{Failure, Finished, StreamDecoder, StreamFormat, TokenEvent};
+pub use whole::{classify_status, read_whole};

@@ -15,10 +15,13 @@ pub enum StreamFormat {
     Completions,
 }
 
-/// An event that carried at least one token. An event of `/generate_stream` carries exactly one; how
-/// many a chunk of an OpenAI stream carries, the server does not say.
+/// An event that carried at least one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenEvent;
+pub struct TokenEvent {
+    /// How many, at least 1. An event of `/generate_stream` carries exactly one. A chunk of an OpenAI
+    /// stream counts as one, unless the server sends its running count of tokens with each chunk.
+    pub tokens: u32,
+}
 
 /// A stream that came to its proper end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,11 +76,14 @@ impl StreamDecoder {
         self.framer.feed(bytes, |data| {
             *saw_event = true;
             match event::read(format, data) {
-                Meaning::Token => on_token(TokenEvent),
+                Meaning::Token => on_token(TokenEvent { tokens: 1 }),
                 Meaning::Nothing | Meaning::Done => {}
                 Meaning::End(part) => {
                     if part.has_token {
-                        on_token(TokenEvent);
+                        let before = finished.output_tokens.filter(|_| !part.is_last);
+                        let counted =
+                            before.zip(part.output_tokens).map(|(old, new)| new.saturating_sub(old));
+                        on_token(TokenEvent { tokens: counted.unwrap_or(1).max(1) });
                     }
                     *ended |= part.is_last;
                     finished.add(part);
@@ -90,6 +96,11 @@ impl StreamDecoder {
                 }
             }
         });
+    }
+
+    /// Which shape the events have.
+    pub fn format(&self) -> StreamFormat {
+        self.format
     }
 
     /// Whether any event has come; comments that keep the connection alive are none.
@@ -128,30 +139,6 @@ impl Finished {
             self.finish_reason = part.finish_reason;
         }
     }
-}
-
-/// The failure that an answer with another status than 200 is.
-pub fn classify_status(status: u16, body: &[u8]) -> Failure {
-    let said = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| {
-        let error = body.get("error")?;
-        match event::failure(error, body.get("error_type").and_then(serde_json::Value::as_str)) {
-            Meaning::Error(_, message) => Some(message),
-            _ => None,
-        }
-    });
-    let message = said.unwrap_or_else(|| {
-        let text = String::from_utf8_lossy(body);
-        let text: String = text.trim().chars().take(300).collect();
-        if text.is_empty() { "no explanation".to_owned() } else { text }
-    });
-    let kind = match status {
-        429 => FailureKind::Overloaded,
-        // TGI answers 424 when generation failed, and other servers 5xx.
-        424 | 500..=599 => FailureKind::ServerError,
-        400..=499 => FailureKind::ClientError,
-        _ => FailureKind::Malformed,
-    };
-    Failure { kind, message }
 }
 
 #[cfg(test)]

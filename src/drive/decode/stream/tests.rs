@@ -1,5 +1,6 @@
 //! Every stream that a real router was recorded to send, in every split position.
 
+use super::super::classify_status;
 use super::*;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};

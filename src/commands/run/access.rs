@@ -1,0 +1,104 @@
+//! How servers are reached: certificates, tokens and headers read from where they are kept.
+
+use crate::cli::{Exit, Failure, OrExit};
+use crate::drive;
+use crate::observe;
+use crate::scenario::{HeaderSpec, Scenario, SecretSource};
+use anyhow::{Context, anyhow};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+/// The HTTP clients of a run.
+pub(super) struct Access {
+    /// For load.
+    pub load: reqwest::Client,
+    /// For metrics of the target's own origin: with its token and headers.
+    pub own_metrics: reqwest::Client,
+    /// For metrics from elsewhere: without, since a secret is for the target alone.
+    pub other_metrics: reqwest::Client,
+}
+
+impl Access {
+    /// Reads certificates and secrets and makes the clients.
+    pub(super) fn prepare(scenario: &Scenario) -> Result<Access, Failure> {
+        let certificates = certificates(scenario)?;
+        let headers = headers(scenario)?;
+        let with = |builder: reqwest::ClientBuilder, headers: HeaderMap| {
+            let builder =
+                certificates.iter().cloned().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+            builder
+                .default_headers(headers)
+                .build()
+                .context("cannot make an HTTP client")
+                .or_exit(Exit::Failed)
+        };
+        Ok(Access {
+            load: with(drive::client_builder(scenario.timeout), headers.clone())?,
+            own_metrics: with(observe::client_builder(), headers)?,
+            other_metrics: with(observe::client_builder(), HeaderMap::new())?,
+        })
+    }
+
+    /// The client for metrics at `url`, where load goes to `target`.
+    pub(super) fn metrics(&self, url: &str, target: &reqwest::Url) -> reqwest::Client {
+        let own = reqwest::Url::parse(url).is_ok_and(|url| url.origin() == target.origin());
+        if own { self.own_metrics.clone() } else { self.other_metrics.clone() }
+    }
+}
+
+fn certificates(scenario: &Scenario) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let Some(path) = &scenario.ca_cert else { return Ok(Vec::new()) };
+    let shown = path.display();
+    let pem = std::fs::read(path)
+        .with_context(|| format!("--ca-cert: cannot read {shown}"))
+        .or_exit(Exit::Usage)?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem)
+        .with_context(|| format!("--ca-cert: {shown} is no PEM file of certificates"))
+        .or_exit(Exit::Usage)?;
+    if found.is_empty() {
+        return Err(anyhow!(
+            "--ca-cert: {shown} holds no certificate; it must be PEM, with BEGIN CERTIFICATE"
+        ))
+        .or_exit(Exit::Usage);
+    }
+    Ok(found)
+}
+
+fn headers(scenario: &Scenario) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    if let Some(place) = &scenario.bearer_token {
+        let token = read(place).context("--bearer-token").or_exit(Exit::Usage)?;
+        headers.insert(AUTHORIZATION, value(&format!("Bearer {token}"), place).or_exit(Exit::Usage)?);
+    }
+    for HeaderSpec { name, value: place } in &scenario.headers {
+        let in_header = || format!("--header {name}");
+        let text = read(place).with_context(in_header).or_exit(Exit::Usage)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).with_context(in_header).or_exit(Exit::Usage)?;
+        let value = value(&text, place).with_context(in_header).or_exit(Exit::Usage)?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A header value that is never shown.
+fn value(text: &str, place: &SecretSource) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| anyhow!("{place} holds letters that no header can carry, like a line break"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn read(place: &SecretSource) -> anyhow::Result<String> {
+    let text = match place {
+        SecretSource::Env(name) => std::env::var(name).map_err(|_| {
+            anyhow!("the environment variable {name} is not set, or not text; export it first")
+        })?,
+        SecretSource::File(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(anyhow!("{place} is empty"));
+    }
+    Ok(text.to_owned())
+}

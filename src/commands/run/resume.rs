@@ -1,0 +1,90 @@
+//! `run --resume RUN`: goes on with a run that ended early, at its first unfinished step.
+
+use crate::analyze::{Measured, analyze};
+use crate::cli::{Exit, Failure, OrExit, RunArgs};
+use crate::measurement::Event;
+use crate::plan::StepResult;
+use crate::record::{self, RecordedRun, Recorder, RunInfo, RunState};
+use crate::scenario::{Scenario, Settings};
+use crate::units::{Rate, Replicas, Seconds};
+use anyhow::{Context, anyhow};
+use std::path::PathBuf;
+
+/// What an earlier session left.
+pub(super) struct Earlier {
+    pub directory: PathBuf,
+    pub info: RunInfo,
+    /// The steps that were driven to their end, in order.
+    pub driven: Vec<StepResult>,
+    /// The number of the next step in the record.
+    pub next_step: u32,
+    /// The number of the next request.
+    pub next_id: u64,
+    pub single_latency: Option<Seconds>,
+    last_time: Seconds,
+}
+
+/// The scenario of a run that goes on, and what there is of it.
+pub(super) fn read(directory: PathBuf, arguments: &RunArgs) -> Result<(Scenario, Earlier), Failure> {
+    if arguments.scenario.is_some() || arguments.settings != Settings::default() {
+        return Err(anyhow!("--resume takes everything from the run; leave the other flags of the load out"))
+            .or_exit(Exit::Usage);
+    }
+    let run = record::read(&directory).or_exit(Exit::Usage)?;
+    if run.info.state == RunState::Complete {
+        return Err(anyhow!("{} is complete, so there is nothing to resume", directory.display()))
+            .or_exit(Exit::Usage);
+    }
+    let settings: Settings = serde_json::from_value(run.info.scenario.clone())
+        .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
+        .or_exit(Exit::Usage)?;
+    let scenario = settings.resolve().or_exit(Exit::Usage)?;
+    let earlier = Earlier::of(directory, run, &scenario);
+    Ok((scenario, earlier))
+}
+
+impl Earlier {
+    fn of(directory: PathBuf, run: RecordedRun, scenario: &Scenario) -> Earlier {
+        let measured = Measured {
+            requests: &run.requests,
+            samples: &run.samples,
+            events: &run.events,
+            gaps: &run.gaps,
+            replicas: Replicas(scenario.replicas),
+        };
+        let steps = analyze(&measured, &scenario.slos).steps;
+        let driven =
+            steps.iter().map(|step| StepResult { rate: Rate(step.mark.load.level()), holds: step.holds() });
+        let begun = run.events.iter().filter_map(|event| match event {
+            Event::StepStarted { index, .. } => Some(*index),
+            _ => None,
+        });
+        let ended = run.requests.iter().filter_map(|request| request.ended.or(request.sent));
+        let sampled = run.samples.iter().map(|sample| sample.time);
+        Earlier {
+            driven: driven.collect(),
+            next_step: begun
+                .chain(run.requests.iter().map(|request| request.step))
+                .max()
+                .map_or(0, |last| last + 1),
+            next_id: run.requests.iter().map(|request| request.id).max().map_or(0, |last| last + 1),
+            single_latency: run.info.target.single_latency,
+            last_time: ended.chain(sampled).fold(Seconds::ZERO, Seconds::max),
+            info: run.info,
+            directory,
+        }
+    }
+
+    /// The time of the run at `utc`: by the wall clock since its start, and after all that it recorded.
+    pub(super) fn now(&self, utc: jiff::Timestamp) -> Seconds {
+        let started: Option<jiff::Timestamp> = self.info.started_utc.parse().ok();
+        let by_wall =
+            started.map_or(Seconds::ZERO, |started| Seconds(utc.duration_since(started).as_secs_f64()));
+        by_wall.max(self.last_time + Seconds(1.0))
+    }
+
+    /// Opens the record again.
+    pub(super) fn record_again(&self) -> Result<Recorder, Failure> {
+        Recorder::resume(&self.directory, self.info.clone()).or_exit(Exit::Failed)
+    }
+}
