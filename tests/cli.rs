@@ -91,7 +91,7 @@ fn follows_the_schedule(run: &RecordedRun) -> usize {
         trace: None,
     };
     let ended = run.events.iter().filter_map(|event| match event {
-        Event::StepEnded { step } => Some(*step),
+        Event::StepEnded { step, .. } => Some(*step),
         _ => None,
     });
     let mut count = 0;

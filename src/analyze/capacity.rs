@@ -8,7 +8,7 @@ use crate::units::{Limit, Rate, Replicas};
 
 /// The load at which the first SLO is reached.
 pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacity, NoCapacity> {
-    let mut order: Vec<usize> = (0..steps.len()).filter(|i| steps[*i].attempts > 0).collect();
+    let mut order: Vec<usize> = (0..steps.len()).filter(|i| steps[*i].is_judged()).collect();
     order.sort_by(|a, b| steps[*a].mark.load.level().total_cmp(&steps[*b].mark.load.level()));
     if order.len() < 2 {
         return Err(NoCapacity::TooFewSteps);
@@ -72,8 +72,14 @@ pub(super) mod tests {
 
     pub(crate) fn step(index: u32, rate: f64, ttft: Option<f64>, batch: f64) -> StepAnalysis {
         let slo: Slo = "ttft:p95:2s".parse().unwrap();
-        let gauge =
-            |mean| GaugeSummary { n: 10, mean, std: 1.0, standard_error: 0.3, min: 0.0, max: mean * 2.0 };
+        let gauge = |mean| GaugeSummary {
+            n: 10,
+            mean,
+            std: 1.0,
+            standard_error: Some(0.3),
+            min: 0.0,
+            max: mean * 2.0,
+        };
         StepAnalysis {
             mark: StepMark {
                 index,
@@ -83,6 +89,7 @@ pub(super) mod tests {
                 end: Seconds(13.0),
             },
             attempts: 100,
+            lost: 0,
             succeeded: 100,
             failures: BTreeMap::new(),
             offered: Rate(rate),
@@ -99,7 +106,12 @@ pub(super) mod tests {
             queue: None,
             batch: Some(gauge(batch)),
             gpu: None,
-            checks: vec![SloCheck { slo, value: ttft, holds: ttft.is_some_and(|t| t <= 2.0) }],
+            checks: vec![SloCheck {
+                slo,
+                value: ttft,
+                holds: ttft.is_some_and(|t| t <= 2.0),
+                undecided: false,
+            }],
             steady: Steadiness::Steady,
         }
     }

@@ -1,20 +1,58 @@
-//! SLOs against the requests of one step. A failed attempt is infinitely late.
+//! SLOs against the requests of one step. A failed attempt is infinitely late; one that the end of
+//! the run cut off is at least as late as it had become, and what that leaves open is said to be open.
 
 use super::latency::{nearest_rank, sorted};
 use super::{LatencySummary, SloCheck};
-use crate::measurement::RequestOutcome;
+use crate::measurement::{FailureKind, RequestOutcome};
 use crate::units::{Limit, Seconds, Slo, SloMetric, Stat};
 
-/// The latency of a request that a metric means. `None`: the request failed, or has none.
-fn latency(request: &RequestOutcome, metric: SloMetric) -> Option<Seconds> {
-    match metric {
+/// A mean, and a figure of ITL gaps, says nothing of requests that failed. With a larger share of
+/// failures than this it does not hold.
+const FAILED_MOST: f64 = 0.01;
+
+/// What a request says about a latency.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Figure {
+    Is(Seconds),
+    /// Cut off: it would have been at least this.
+    AtLeast(Seconds),
+    /// It failed, or never gave what is timed.
+    Infinite,
+    /// It has no such latency: an answer of one token has no TPOT.
+    Inapplicable,
+    /// The server does not say what is needed to know it.
+    Unknown,
+}
+
+fn figure(request: &RequestOutcome, metric: SloMetric) -> Figure {
+    let value = match metric {
         SloMetric::Ttft => request.ttft(),
         SloMetric::Tpot => request.tpot(),
         SloMetric::E2e => request.e2e(),
         SloMetric::Ntpot => request.ntpot(),
         SloMetric::Itl | SloMetric::Error | SloMetric::Goodput => None,
+    };
+    let least_tokens = if metric == SloMetric::Ntpot { 1 } else { 2 };
+    match (request.error, metric, value) {
+        (None, _, Some(value)) => Figure::Is(value),
+        // The first token came before the request was cut off.
+        (Some(FailureKind::Stopped), SloMetric::Ttft, Some(value)) => Figure::Is(value),
+        (Some(FailureKind::Stopped), SloMetric::Ttft | SloMetric::E2e, _) => {
+            Figure::AtLeast(request.ended.map_or(Seconds::ZERO, |ended| ended - request.scheduled))
+        }
+        (Some(FailureKind::Stopped), ..) => Figure::AtLeast(Seconds::ZERO),
+        (Some(_), ..) => Figure::Infinite,
+        (None, SloMetric::Tpot | SloMetric::Ntpot, None) => match request.output_tokens {
+            Some(tokens) if tokens < least_tokens => Figure::Inapplicable,
+            Some(_) => Figure::Infinite,
+            None => Figure::Unknown,
+        },
+        // An answer that ended with its first, unprinted token.
+        (None, SloMetric::Ttft, None) if request.output_tokens.is_some_and(|tokens| tokens < 2) => {
+            Figure::Inapplicable
+        }
+        (None, ..) => Figure::Infinite,
     }
-    .filter(|_| request.is_ok())
 }
 
 /// Judges one SLO. `gaps` summarizes the step's inter-token latencies.
@@ -24,22 +62,60 @@ pub(super) fn check(
     gaps: Option<&GapFigures>,
     all: &[Slo],
 ) -> SloCheck {
-    let value = match (slo.metric, slo.stat) {
-        (SloMetric::Error, _) => failed_share(attempts),
-        (SloMetric::Goodput, _) => goodput(attempts, all),
-        (SloMetric::Itl, Stat::Percentile(percent)) => gaps.map(|gaps| (gaps.at)(percent).0),
-        (SloMetric::Itl, _) => gaps.map(|gaps| gaps.summary.mean.0),
-        (metric, Stat::Percentile(percent)) => {
-            let values = sorted(attempts.iter().filter_map(|request| latency(request, metric)));
-            let failed = attempts.iter().filter(|request| !request.is_ok()).count();
-            nearest_rank(&values, values.len() + failed, percent)
-        }
-        (metric, _) => {
-            let values: Vec<f64> = attempts.iter().filter_map(|r| latency(r, metric)).map(|s| s.0).collect();
-            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-        }
+    let shares = |(low, high): (f64, f64)| {
+        let bounds = [low, high].map(|share| within(share, slo.limit));
+        SloCheck { slo, value: Some(low), holds: bounds[0] && bounds[1], undecided: bounds[0] != bounds[1] }
     };
-    SloCheck { slo, value, holds: value.is_some_and(|value| within(value, slo.limit)) }
+    match (slo.metric, slo.stat) {
+        (SloMetric::Error | SloMetric::Goodput, _) if attempts.is_empty() => known(slo, None),
+        (SloMetric::Error, _) => shares((failed_share(attempts), failed_share(attempts))),
+        (SloMetric::Goodput, _) => shares(good_shares(attempts, all)),
+        (SloMetric::Itl, stat) => {
+            let allowed =
+                if let Stat::Percentile(percent) = stat { 1.0 - percent / 100.0 } else { FAILED_MOST };
+            let gaps = gaps.filter(|_| failed_share(attempts) <= allowed);
+            known(
+                slo,
+                gaps.map(|gaps| match stat {
+                    Stat::Percentile(percent) => (gaps.at)(percent).0,
+                    _ => gaps.summary.mean.0,
+                }),
+            )
+        }
+        (metric, stat) => check_latency(slo, stat, attempts.iter().map(|request| figure(request, metric))),
+    }
+}
+
+fn known(slo: Slo, value: Option<f64>) -> SloCheck {
+    SloCheck { slo, value, holds: value.is_some_and(|value| within(value, slo.limit)), undecided: false }
+}
+
+/// A percentile or mean of figures, once with those that were cut off at their least, and once
+/// infinite: where the two verdicts differ, nobody can tell.
+fn check_latency(slo: Slo, stat: Stat, figures: impl Iterator<Item = Figure>) -> SloCheck {
+    let figures: Vec<Figure> = figures.filter(|figure| *figure != Figure::Inapplicable).collect();
+    let count = |wanted: fn(&Figure) -> bool| figures.iter().filter(|figure| wanted(figure)).count();
+    if count(|figure| *figure == Figure::Unknown) > 0 {
+        return SloCheck { slo, value: None, holds: false, undecided: true };
+    }
+    let exact = figures.iter().filter_map(|figure| match figure {
+        Figure::Is(value) => Some(*value),
+        _ => None,
+    });
+    let at_least = figures.iter().filter_map(|figure| match figure {
+        Figure::Is(value) | Figure::AtLeast(value) => Some(*value),
+        _ => None,
+    });
+    let value = |values: Vec<f64>| match stat {
+        Stat::Percentile(percent) => nearest_rank(&values, figures.len(), percent),
+        _ => (figures.len() - values.len() <= (figures.len() as f64 * FAILED_MOST) as usize
+            && !values.is_empty())
+        .then(|| values.iter().sum::<f64>() / values.len() as f64),
+    };
+    let best = known(slo, value(sorted(at_least)));
+    let worst = known(slo, value(sorted(exact)));
+    let cut = count(|figure| matches!(figure, Figure::AtLeast(_))) > 0;
+    if cut && best.holds != worst.holds { SloCheck { holds: false, undecided: true, ..best } } else { best }
 }
 
 /// The inter-token latencies of a step.
@@ -56,30 +132,53 @@ fn within(value: f64, limit: Limit) -> bool {
     }
 }
 
-fn failed_share(attempts: &[&RequestOutcome]) -> Option<f64> {
-    let failed = attempts.iter().filter(|request| !request.is_ok()).count();
-    (!attempts.is_empty()).then(|| failed as f64 / attempts.len() as f64)
+/// Failures over attempts; a request that the end of the run cut off is no failure of the server.
+fn failed_share(attempts: &[&RequestOutcome]) -> f64 {
+    let failed = attempts.iter().filter(|r| r.error.is_some_and(|kind| kind != FailureKind::Stopped)).count();
+    failed as f64 / attempts.len().max(1) as f64
 }
 
 /// Requests within every latency limit over all attempts. A limit on ITL is a limit on single
-/// gaps and not on requests, so it takes no part; a request of one token has no TPOT to exceed.
+/// gaps and not on requests, so it takes no part. `None` without attempts.
 pub(super) fn goodput(attempts: &[&RequestOutcome], slos: &[Slo]) -> Option<f64> {
-    let good = |request: &&&RequestOutcome| {
-        request.is_ok()
-            && slos.iter().all(|slo| match slo.limit {
-                Limit::AtMost(limit) => latency(request, slo.metric).is_none_or(|value| value <= limit),
-                _ => true,
-            })
-    };
-    (!attempts.is_empty()).then(|| attempts.iter().filter(good).count() as f64 / attempts.len() as f64)
+    (!attempts.is_empty()).then(|| good_shares(attempts, slos).0)
+}
+
+/// The share of good requests, at least and at most.
+fn good_shares(attempts: &[&RequestOutcome], slos: &[Slo]) -> (f64, f64) {
+    let (mut good, mut open) = (0.0, 0.0);
+    for request in attempts {
+        let limits = slos.iter().filter_map(|slo| match (slo.metric, slo.limit) {
+            (SloMetric::Itl, _) => None,
+            (metric, Limit::AtMost(limit)) => Some((figure(request, metric), limit)),
+            _ => None,
+        });
+        let (mut bad, mut unsure) = (request.error.is_some_and(|kind| kind != FailureKind::Stopped), false);
+        unsure |= request.error == Some(FailureKind::Stopped);
+        for (figure, limit) in limits {
+            match figure {
+                Figure::Is(value) | Figure::AtLeast(value) if value > limit => bad = true,
+                Figure::Infinite => bad = true,
+                Figure::AtLeast(_) | Figure::Unknown => unsure = true,
+                Figure::Is(_) | Figure::Inapplicable => {}
+            }
+        }
+        match (bad, unsure) {
+            (true, _) => {}
+            (false, true) => open += 1.0,
+            (false, false) => good += 1.0,
+        }
+    }
+    let n = attempts.len().max(1) as f64;
+    (good / n, (good + open) / n)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measurement::{FailureKind, Phase};
+    use crate::measurement::Phase;
 
-    fn request(ttft: f64, ok: bool) -> RequestOutcome {
+    fn request(ttft: f64, error: Option<FailureKind>) -> RequestOutcome {
         RequestOutcome {
             id: 0,
             step: 0,
@@ -88,13 +187,32 @@ mod tests {
             sent: Some(Seconds(0.0)),
             first_token: Some(Seconds(ttft)),
             last_token: Some(Seconds(ttft + 1.0)),
-            ended: None,
+            ended: Some(Seconds(ttft + 1.0)),
             input_tokens: Some(10),
             output_tokens: Some(11),
             chunks: 11,
             status: Some(200),
-            error: (!ok).then_some(FailureKind::StreamError),
+            error,
             replica: None,
+        }
+    }
+
+    fn ok(ttft: f64) -> RequestOutcome {
+        request(ttft, None)
+    }
+
+    fn failed() -> RequestOutcome {
+        request(0.1, Some(FailureKind::StreamError))
+    }
+
+    /// Cut off by the end of the run after so many seconds, before its first token.
+    fn cut(after: f64) -> RequestOutcome {
+        RequestOutcome {
+            first_token: None,
+            last_token: None,
+            ended: Some(Seconds(after)),
+            output_tokens: None,
+            ..request(0.0, Some(FailureKind::Stopped))
         }
     }
 
@@ -106,17 +224,68 @@ mod tests {
 
     #[test]
     fn failures_break_a_percentile_once_they_reach_its_rank() {
-        let mut requests = vec![request(0.1, true); 95];
-        requests.extend(vec![request(0.1, false); 5]);
+        let mut requests = vec![ok(0.1); 95];
+        requests.extend(vec![failed(); 5]);
         assert!(judge("ttft:p95:2s", &requests).holds);
-        requests.push(request(0.1, false));
+        requests.push(failed());
         let check = judge("ttft:p95:2s", &requests);
-        assert_eq!((check.value, check.holds), (None, false));
+        assert_eq!((check.value, check.holds, check.undecided), (None, false, false));
+    }
+
+    #[test]
+    fn refusing_requests_does_not_improve_a_mean() {
+        let mut requests = vec![request(0.1, Some(FailureKind::Overloaded)); 99];
+        requests.push(ok(0.1));
+        assert!(!judge("ttft:mean:2s", &requests).holds);
+        let mut requests = vec![ok(0.1); 199];
+        requests.push(failed());
+        assert!(judge("ttft:mean:2s", &requests).holds, "half a percent is within what is allowed");
+    }
+
+    #[test]
+    fn a_first_token_that_came_counts_although_the_run_cut_the_rest_off() {
+        let mut requests = vec![ok(0.1); 90];
+        requests.extend(vec![request(0.1, Some(FailureKind::Stopped)); 10]);
+        assert!(judge("ttft:p95:2s", &requests).holds);
+        let e2e = judge("e2e:p95:5s", &requests);
+        assert_eq!((e2e.holds, e2e.undecided), (false, true), "they may have ended in time, or not");
+        assert!(judge("error:rate:1%", &requests).holds, "the server failed none");
+    }
+
+    #[test]
+    fn what_was_cut_off_after_the_limit_is_late_and_before_it_unknown() {
+        let with = |more: RequestOutcome| [vec![ok(0.1); 9], vec![more]].concat();
+        let late = judge("ttft:p95:2s", &with(cut(3.0)));
+        assert_eq!((late.holds, late.undecided), (false, false));
+        let open = judge("ttft:p95:2s", &with(cut(1.0)));
+        assert_eq!((open.holds, open.undecided), (false, true));
+        assert!(judge("ttft:p50:2s", &with(cut(1.0))).holds, "it does not reach the rank");
+        let goodput = judge("goodput:rate:95%", &with(cut(1.0)));
+        assert_eq!((goodput.value, goodput.undecided), (Some(0.9), true));
+        assert!(judge("goodput:rate:80%", &with(cut(1.0))).holds);
+    }
+
+    #[test]
+    fn an_answer_without_tokens_is_not_good() {
+        let empty = RequestOutcome { first_token: None, output_tokens: None, chunks: 0, ..ok(0.1) };
+        let mut requests = vec![empty; 99];
+        requests.push(ok(0.1));
+        assert!(!judge("ttft:p95:2s", &requests).holds);
+        assert_eq!(judge("goodput:rate:95%", &requests).value, Some(0.01));
+    }
+
+    #[test]
+    fn tpot_needs_the_servers_count_and_two_tokens() {
+        let tokens = |output_tokens| RequestOutcome { output_tokens, ..ok(0.1) };
+        let unknown = judge("tpot:p95:1s", &vec![tokens(None); 20]);
+        assert_eq!((unknown.value, unknown.holds, unknown.undecided), (None, false, true));
+        let mixed = [vec![tokens(Some(1)); 19], vec![tokens(Some(11)); 1]].concat();
+        assert_eq!(judge("tpot:p95:1s", &mixed).value, Some(0.1));
     }
 
     #[test]
     fn goodput_and_errors_count_over_all_attempts() {
-        let requests = [request(0.1, true), request(3.0, true), request(0.1, false), request(0.2, true)];
+        let requests = [ok(0.1), ok(3.0), failed(), ok(0.2)];
         assert_eq!(judge("goodput:rate:50%", &requests).value, Some(0.5));
         assert_eq!(judge("error:rate:20%", &requests).value, Some(0.25));
         assert!(!judge("error:rate:20%", &requests).holds);

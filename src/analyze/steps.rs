@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 /// Below this many requests nothing is said about a steady state.
 const LEAST_FOR_STEADINESS: usize = 10;
 
-/// The steps that were driven to their planned end, in order. A step that was cut short is not
+/// The steps that were driven to their planned end, in order, with the requests dispatched in each. A step that was cut short is not
 /// judged: what cut it may have spoiled it.
-pub(super) fn driven(events: &[Event]) -> Vec<StepMark> {
+pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<u64>)> {
     let planned: BTreeMap<u32, Seconds> = events
         .iter()
         .filter_map(|event| match event {
@@ -21,16 +21,24 @@ pub(super) fn driven(events: &[Event]) -> Vec<StepMark> {
         })
         .collect();
     let ended = events.iter().filter_map(|event| match event {
-        Event::StepEnded { step } => Some(*step),
+        Event::StepEnded { step, dispatched } => Some((*step, *dispatched)),
         _ => None,
     });
     ended
-        .filter(|step| step.hold().0 > 0.0 && planned.get(&step.index).is_none_or(|end| step.end >= *end))
+        .filter(|(step, _)| {
+            step.hold().0 > 0.0 && planned.get(&step.index).is_none_or(|end| step.end >= *end)
+        })
         .collect()
 }
 
 /// Analyzes the measured part of a step.
-pub(super) fn analyze_step(mark: StepMark, measured: &Measured, slos: &[Slo]) -> StepAnalysis {
+pub(super) fn analyze_step(
+    (mark, dispatched): (StepMark, Option<u64>),
+    measured: &Measured,
+    slos: &[Slo],
+) -> StepAnalysis {
+    let rows = measured.requests.iter().filter(|r| r.step == mark.index).count();
+    let lost = dispatched.map_or(0, |dispatched| (dispatched as usize).saturating_sub(rows));
     let attempts: Vec<&RequestOutcome> =
         measured.requests.iter().filter(|r| r.step == mark.index && r.phase == Phase::Hold).collect();
     let ok: Vec<&RequestOutcome> = attempts.iter().copied().filter(|r| r.is_ok()).collect();
@@ -56,6 +64,7 @@ pub(super) fn analyze_step(mark: StepMark, measured: &Measured, slos: &[Slo]) ->
     StepAnalysis {
         mark,
         attempts: attempts.len(),
+        lost,
         succeeded: ok.len(),
         failures,
         offered: Rate(attempts.len() as f64 / hold),
@@ -64,7 +73,8 @@ pub(super) fn analyze_step(mark: StepMark, measured: &Measured, slos: &[Slo]) ->
             .iter()
             .filter_map(|r| r.output_tokens)
             .map(f64::from)
-            .sum::<f64>()
+            // An empty sum is -0.
+            .fold(0.0, |sum, tokens| sum + tokens)
             / hold,
         in_flight: mean_in_flight(measured.requests, mark.hold_start, mark.end),
         ttft: over(RequestOutcome::ttft),
@@ -150,7 +160,7 @@ mod tests {
     fn analyze(requests: &[RequestOutcome]) -> StepAnalysis {
         let gaps = BTreeMap::new();
         let measured = Measured { requests, samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
-        analyze_step(mark(), &measured, &["ttft:p95:2s".parse().unwrap()])
+        analyze_step((mark(), None), &measured, &["ttft:p95:2s".parse().unwrap()])
     }
 
     #[test]
@@ -186,6 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn a_step_whose_outcomes_are_not_all_there_is_not_judged() {
+        let requests: Vec<_> = (0..24).map(|i| request(i, i as f64 * 0.5, 1.0)).collect();
+        let gaps = BTreeMap::new();
+        let measured =
+            Measured { requests: &requests, samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
+        let slos = ["ttft:p95:2s".parse().unwrap()];
+        let step = |dispatched| analyze_step((mark(), Some(dispatched)), &measured, &slos);
+        assert_eq!((step(24).lost, step(24).is_judged(), step(24).holds()), (0, true, true));
+        assert_eq!((step(30).lost, step(30).is_judged(), step(30).holds()), (6, false, false));
+    }
+
+    #[test]
     fn a_step_that_was_cut_short_is_not_judged() {
         let started = |index: u32, start: f64| Event::StepStarted {
             time: Seconds(start),
@@ -201,8 +223,9 @@ mod tests {
             hold_start: Seconds(14.0),
             ..mark()
         };
-        let events = [started(0, 0.0), Event::StepEnded { step: mark() }, started(1, 12.0)];
-        assert_eq!(driven(&events), [mark()]);
-        assert_eq!(driven(&[&events[..], &[Event::StepEnded { step: cut }]].concat()), [mark()]);
+        let ended = |step| Event::StepEnded { step, dispatched: Some(7) };
+        let events = [started(0, 0.0), ended(mark()), started(1, 12.0)];
+        assert_eq!(driven(&events), [(mark(), Some(7))]);
+        assert_eq!(driven(&[&events[..], &[ended(cut)]].concat()), [(mark(), Some(7))]);
     }
 }

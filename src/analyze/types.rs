@@ -29,7 +29,10 @@ pub struct StepAnalysis {
     pub mark: StepMark,
     /// Requests scheduled in the measured part.
     pub attempts: usize,
-    /// Of these, the successful ones.
+    /// Requests of the whole step that were dispatched and whose outcome is not in the record: the run
+    /// was killed before they ended.
+    pub lost: usize,
+    /// Of the attempts, the successful ones.
     pub succeeded: usize,
     /// Of these, the failed ones by kind.
     pub failures: BTreeMap<FailureKind, usize>,
@@ -68,9 +71,16 @@ pub struct StepAnalysis {
 }
 
 impl StepAnalysis {
-    /// Whether every SLO holds in this step. A step without attempts does not hold.
+    /// Whether every SLO holds in this step. A step that cannot be judged does not hold.
     pub fn holds(&self) -> bool {
-        self.attempts > 0 && self.checks.iter().all(|check| check.holds)
+        self.is_judged() && self.checks.iter().all(|check| check.holds)
+    }
+
+    /// Whether there is a verdict on this step: it has attempts, the outcomes of all of them, and
+    /// either a limit that surely broke or no limit that is open.
+    pub fn is_judged(&self) -> bool {
+        let broke = self.checks.iter().any(|check| !check.holds && !check.undecided);
+        self.attempts > 0 && self.lost == 0 && (broke || self.checks.iter().all(|check| !check.undecided))
     }
 }
 
@@ -99,6 +109,9 @@ pub struct SloCheck {
     pub value: Option<f64>,
     /// Whether the limit is kept.
     pub holds: bool,
+    /// Whether nobody can tell: requests that the end of the run cut off could turn the verdict, or the
+    /// server does not say what the figure needs.
+    pub undecided: bool,
 }
 
 /// A distribution of latencies, exact over its n values.
@@ -129,8 +142,8 @@ pub struct GaugeSummary {
     pub mean: f64,
     /// Standard deviation of single samples.
     pub std: f64,
-    /// Standard error of the mean, with n reduced for autocorrelation.
-    pub standard_error: f64,
+    /// Standard error of the mean, with n reduced for autocorrelation. `None` below two samples.
+    pub standard_error: Option<f64>,
     /// Smallest.
     pub min: f64,
     /// Largest.

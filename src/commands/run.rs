@@ -25,8 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long requests in flight may take to end after the last step, or after the user's Ctrl-C.
-const GRACE: Seconds = Seconds(30.0);
+/// How long requests in flight may take to end after a step: so long at least, and so many times
+/// what one request takes alone.
+const GRACE_LEAST: Seconds = Seconds(30.0);
+const GRACE_LATENCIES: f64 = 6.0;
+/// How long after the user's Ctrl-C.
 const GRACE_INTERRUPTED: Seconds = Seconds(10.0);
 /// How often the live view is brought up to date.
 const REFRESH: Duration = Duration::from_millis(250);
@@ -146,13 +149,17 @@ impl Driver<'_> {
                 break;
             }
             if self.plan.needs_results() {
-                self.drain(&step, GRACE).await;
+                if !self.drain(&step, self.grace()).await {
+                    // What is still in flight is late enough to be judged, and must not queue before
+                    // the next step.
+                    self.setup.engine.cut_off().await;
+                }
                 last = self.result(step);
             }
         }
         self.setup.engine.close_loop();
         let interrupted = *self.stop.borrow() != StopLevel::Run;
-        let grace = if interrupted { GRACE_INTERRUPTED } else { GRACE };
+        let grace = if interrupted { GRACE_INTERRUPTED } else { self.grace() };
         if let Some(step) = current {
             self.drain(&step, grace).await;
         }
@@ -168,10 +175,14 @@ impl Driver<'_> {
         self.watch(&step, self.setup.engine.drive(step, work)).await
     }
 
-    /// Waits until nothing is in flight, or for so long.
-    async fn drain(&mut self, step: &Step, grace: Seconds) {
+    fn grace(&self) -> Seconds {
+        GRACE_LEAST.max(self.setup.single_latency * GRACE_LATENCIES)
+    }
+
+    /// Waits until nothing is in flight, or for so long. Whether nothing is.
+    async fn drain(&mut self, step: &Step, grace: Seconds) -> bool {
         let deadline = self.setup.clock.now() + grace;
-        self.watch(step, self.setup.engine.drain(deadline)).await;
+        self.watch(step, self.setup.engine.drain(deadline)).await
     }
 
     /// Waits for `work` with the live view going on, and stops the load once nothing answers any more.

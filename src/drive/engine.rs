@@ -12,7 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// What is still allowed.
@@ -62,6 +62,9 @@ pub struct Engine {
 const POLL: Duration = Duration::from_millis(5);
 /// The longest that a worker waits for work before it lets goose look at its kill switch.
 const IDLE_TURN: Duration = Duration::from_millis(500);
+/// How long a closed-loop client waits after a failure, doubling with each in a row.
+const RETRY_PAUSE_FIRST: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MOST: Duration = Duration::from_secs(1);
 /// Workers at the start.
 const WORKERS_AT_FIRST: usize = 128;
 
@@ -93,6 +96,8 @@ struct Shared {
     /// Tells that more workers are wanted, or that there will be no more work.
     grow: Notify,
     late_starts: AtomicU64,
+    /// Rises whenever all that is in flight is to be cut off.
+    epoch: watch::Sender<u64>,
     closed: Mutex<ClosedLoop>,
 }
 
@@ -130,6 +135,7 @@ impl Engine {
             workers_wanted: AtomicUsize::new(at_first),
             grow: Notify::new(),
             late_starts: AtomicU64::new(0),
+            epoch: watch::Sender::new(0),
             closed: Mutex::default(),
         });
         let mut pool = Pool::new(&host, work(&shared), Arc::clone(&shared.workers_up));
@@ -168,17 +174,24 @@ impl Engine {
             hold_start: planned.hold_start,
             planned_end: planned.end,
         });
-        match (work, step.load) {
+        let first_id = shared.next_id.load(Ordering::Relaxed);
+        let paced = match (work, step.load) {
             (StepWork::Clients(requests), Load::Concurrency(level)) => {
                 shared.set_level(planned, requests, level);
+                None
             }
-            (StepWork::Clients(_), _) => {}
-            (StepWork::Arrivals(arrivals), _) => self.pace(planned, arrivals),
-        }
+            (StepWork::Clients(_), _) => None,
+            (StepWork::Arrivals(arrivals), _) => Some(self.pace(planned, arrivals)),
+        };
         let cut_short = !shared.run_until(planned.end).await;
+        // Every arrival that was due is dispatched before the step counts as over.
+        if let Some(paced) = paced {
+            let _ = paced.await;
+        }
         let mark = if cut_short { StepMark { end: shared.clock.now(), ..planned } } else { planned };
         shared.report_late_starts();
-        shared.sink.event(Event::StepEnded { step: mark });
+        let dispatched = Some(shared.next_id.load(Ordering::Relaxed) - first_id);
+        shared.sink.event(Event::StepEnded { step: mark, dispatched });
         StepDriven { mark, cut_short }
     }
 
@@ -187,6 +200,15 @@ impl Engine {
         let mut closed = self.shared.closed();
         closed.step = None;
         closed.level = 0;
+    }
+
+    /// Cuts off what is in flight and waits until it is.
+    pub async fn cut_off(&self) {
+        self.shared.epoch.send_modify(|epoch| *epoch += 1);
+        let patience = self.shared.clock.now() + Seconds(5.0);
+        while self.in_flight() > 0 && self.shared.clock.now() < patience {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Waits until nothing is in flight, at most until `deadline`. Whether nothing is.
@@ -217,6 +239,7 @@ impl Engine {
             tokio::time::sleep(POLL).await;
         }
         self.heartbeat.abort();
+        shared.report_late_starts();
         // With the channel closed this ends the grower, which hands the pool back.
         shared.grow.notify_one();
         match self.grower.await {
@@ -225,8 +248,14 @@ impl Engine {
         }
     }
 
-    fn pace(&self, step: StepMark, arrivals: Box<dyn Iterator<Item = (Seconds, PlannedRequest)> + Send>) {
+    /// Dispatches arrivals when they are due; the receiver resolves after the last.
+    fn pace(
+        &self,
+        step: StepMark,
+        arrivals: Box<dyn Iterator<Item = (Seconds, PlannedRequest)> + Send>,
+    ) -> oneshot::Receiver<()> {
         let shared = Arc::clone(&self.shared);
+        let (done, paced) = oneshot::channel();
         std::thread::spawn(move || {
             let due = arrivals.map(|(offset, request)| (step.start + offset, request));
             let level = shared.stop.clone();
@@ -234,7 +263,9 @@ impl Engine {
             pacer::pace(shared.clock, due, stopped, |scheduled, request| {
                 shared.dispatch(&step, scheduled, request, false);
             });
+            drop(done);
         });
+        paced
     }
 }
 
@@ -271,12 +302,17 @@ impl Shared {
         }
     }
 
-    /// Resolves once requests in flight must be cut off.
+    fn is_aborted(&self) -> bool {
+        *self.stop.borrow() == StopLevel::Abort
+    }
+
+    /// Resolves once a request that is sent now must be cut off.
     async fn aborted(&self) {
-        let mut stop = self.stop.clone();
-        if stop.wait_for(|level| *level == StopLevel::Abort).await.is_err() {
-            // The side that could order a stop is gone, so none will come.
-            std::future::pending::<()>().await;
+        let (mut stop, mut epoch) = (self.stop.clone(), self.epoch.subscribe());
+        let begun = *epoch.borrow_and_update();
+        tokio::select! {
+            () = told(&mut stop, |level| *level == StopLevel::Abort) => {}
+            () = told(&mut epoch, |epoch| *epoch > begun) => {}
         }
     }
 
@@ -401,14 +437,54 @@ impl Shared {
     /// Handles one job to its end, and in closed loop those that follow it.
     async fn handle(&self, first: Job) {
         let mut next = Some(first);
+        let mut pause = RETRY_PAUSE_FIRST;
         while let Some(job) = next {
+            if self.is_aborted() {
+                self.finish(job, None);
+                return;
+            }
             let closed_loop = job.closed_loop;
             let ask = self.target.ask(self.clock, &self.prompts, job.id, &job.request, self.aborted());
             // A panic must not take the worker and the outcome with it.
-            let answer = AssertUnwindSafe(ask).catch_unwind().await.ok();
-            self.finish(job, answer);
+            let answer =
+                AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|panic| self.panicked(&*panic));
+            let failed = answer.failure.is_some();
+            self.finish(job, Some(answer));
+            if closed_loop && failed {
+                self.rest(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE_MOST);
+            } else {
+                pause = RETRY_PAUSE_FIRST;
+            }
             next = if closed_loop { self.next_of_loop() } else { None };
         }
+    }
+
+    /// What comes of a request in which calibrate itself failed.
+    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Answer {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        let time = self.clock.now();
+        let message = format!("calibrate failed in a request, which is a bug: {said}");
+        self.sink.event(Event::Remark { time, message: message.clone() });
+        Answer::failed(time, FailureKind::ClientFault, message)
+    }
+
+    /// A client whose request failed waits a little: one that is refused at once would otherwise do
+    /// nothing but ask again.
+    async fn rest(&self, pause: Duration) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|level| *level != StopLevel::Run) => {}
+        }
+    }
+}
+
+/// Resolves once a value is as wanted; never where nobody can change it any more.
+async fn told<T>(value: &mut watch::Receiver<T>, wanted: impl Fn(&T) -> bool) {
+    if value.wait_for(|value| wanted(value)).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

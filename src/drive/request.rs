@@ -8,6 +8,8 @@ use crate::units::Seconds;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Longest wait for a connection.
@@ -17,22 +19,20 @@ const ERROR_BODY_MOST: usize = 64 * 1024;
 /// Most of an answer that is not streamed.
 const WHOLE_BODY_MOST: usize = 64 * 1024 * 1024;
 
-/// What an HTTP client for load is made from; the caller adds certificates and headers. `timeout`
-/// limits the wait for each next byte, never the whole stream. A redirect is an answer like any
+/// What an HTTP client for load is made from; the caller adds certificates and headers. A redirect is an answer like any
 /// other, since following it would measure two requests as one.
-pub fn client_builder(timeout: Seconds) -> reqwest::ClientBuilder {
+pub fn client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_gzip()
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(timeout.to_duration())
         .user_agent(concat!("calibrate/", env!("CARGO_PKG_VERSION")))
 }
 
 /// How the server is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wire {
     /// The API used.
     pub api: Api,
@@ -40,6 +40,8 @@ pub struct Wire {
     pub stream: bool,
     /// Sent as `max_new_tokens` instead of the wanted output size.
     pub declared_output: Option<u32>,
+    /// Longest wait for the next event of an answer. Comments that keep a connection alive are none.
+    pub timeout: Seconds,
 }
 
 /// The server that load goes to, and how it is spoken to.
@@ -64,6 +66,28 @@ pub(super) struct Answer {
     pub status: Option<u16>,
     pub gaps_us: Vec<u32>,
     pub failure: Option<Failure>,
+}
+
+impl Answer {
+    fn begun(sent: Seconds) -> Answer {
+        Answer {
+            sent,
+            first_token: None,
+            last_event: None,
+            ended: sent,
+            input_tokens: None,
+            output_tokens: None,
+            chunks: 0,
+            status: None,
+            gaps_us: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// An answer that never came.
+    pub(super) fn failed(time: Seconds, kind: FailureKind, message: String) -> Answer {
+        Answer { failure: Some(Failure { kind, message }), ..Answer::begun(time) }
+    }
 }
 
 impl Target {
@@ -157,12 +181,40 @@ impl Target {
             .post(self.generate.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
-        let mut exchange = Exchange::begin(clock, self.format(), self.wire.stream, wanted.output);
-        tokio::select! {
-            failure = exchange.run(request) => exchange.end(failure),
-            () = aborted => exchange.end(Some(stopped())),
-        }
+        let mut exchange = Exchange::begin(clock, self.format(), self.wire, wanted.output);
+        let progress = Arc::clone(&exchange.progress);
+        let failure = tokio::select! {
+            biased;
+            () = aborted => Some(stopped()),
+            failure = exchange.run(request) => failure,
+            () = no_progress(clock, &progress, self.wire.timeout) => Some(timed_out(self.wire.timeout)),
+        };
+        exchange.end(failure)
     }
+}
+
+/// The moment of the last event, or of the sending before any, in microseconds of the run.
+type Progress = AtomicU64;
+
+fn micros(time: Seconds) -> u64 {
+    (time.0 * 1e6).round() as u64
+}
+
+/// Resolves once nothing has come for `timeout`. Sleeps from event to event only where it must: one
+/// timer serves a whole stream.
+async fn no_progress(clock: RunClock, progress: &Progress, timeout: Seconds) {
+    loop {
+        let due = Seconds(progress.load(Ordering::Relaxed) as f64 / 1e6) + timeout;
+        if clock.now() >= due {
+            return;
+        }
+        tokio::time::sleep_until(clock.instant(due).into()).await;
+    }
+}
+
+fn timed_out(timeout: Seconds) -> Failure {
+    let message = format!("no event for {timeout}, the --timeout");
+    Failure { kind: FailureKind::Timeout, message }
 }
 
 fn below(base: &reqwest::Url, path: &str) -> reqwest::Url {
@@ -179,6 +231,7 @@ fn stopped() -> Failure {
 struct Exchange {
     clock: RunClock,
     stream: bool,
+    progress: Arc<Progress>,
     answer: Answer,
     decoder: StreamDecoder,
     /// What an answer that was not streamed says.
@@ -192,23 +245,18 @@ const EVENT_TOKENS_MOST: u32 = 64;
 const GAPS_AT_ONCE: u32 = 4096;
 
 impl Exchange {
-    fn begin(clock: RunClock, format: StreamFormat, stream: bool, wanted_output: u32) -> Exchange {
-        let gaps = if stream { wanted_output.min(GAPS_AT_ONCE) as usize } else { 0 };
+    fn begin(clock: RunClock, format: StreamFormat, wire: Wire, wanted_output: u32) -> Exchange {
+        let gaps = if wire.stream { wanted_output.min(GAPS_AT_ONCE) as usize } else { 0 };
         let now = clock.now();
-        let answer = Answer {
-            sent: now,
-            first_token: None,
-            last_event: None,
-            ended: now,
-            input_tokens: None,
-            output_tokens: None,
-            chunks: 0,
-            status: None,
-            gaps_us: Vec::with_capacity(gaps),
-            failure: None,
-        };
-        let decoder = StreamDecoder::new(format);
-        Exchange { clock, stream, answer, decoder, whole: None, last_token_event: None }
+        Exchange {
+            clock,
+            stream: wire.stream,
+            progress: Arc::new(Progress::new(micros(now))),
+            answer: Answer { gaps_us: Vec::with_capacity(gaps), ..Answer::begun(now) },
+            decoder: StreamDecoder::new(format),
+            whole: None,
+            last_token_event: None,
+        }
     }
 
     /// Sends the request and reads the answer. `None`: the body came to its end.
@@ -272,7 +320,7 @@ impl Exchange {
     fn take(&mut self, bytes: &[u8]) {
         let now = self.clock.now();
         let (answer, last_token_event) = (&mut self.answer, &mut self.last_token_event);
-        self.decoder.feed(bytes, |event| {
+        let any = self.decoder.feed(bytes, |event| {
             answer.chunks += 1;
             answer.first_token.get_or_insert(now);
             if let Some(before) = last_token_event.replace(now) {
@@ -283,13 +331,16 @@ impl Exchange {
             }
         });
         // A comment keeps the connection alive; only events move the end of the request.
-        if self.decoder.saw_event() {
+        if any {
             answer.last_event = Some(now);
+            self.progress.store(micros(now), Ordering::Relaxed);
         }
     }
 
     fn end(self, failure: Option<Failure>) -> Answer {
         let mut answer = Answer { ended: self.clock.now(), ..self.answer };
+        // What happens to a connection after the last event does not harm the answer.
+        let failure = failure.filter(|_| !self.decoder.is_complete());
         let said = match self.whole {
             Some(whole) => Ok(whole),
             None => self.decoder.finish(),

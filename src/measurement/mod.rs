@@ -57,10 +57,14 @@ pub enum Event {
         /// When it is to end.
         planned_end: Seconds,
     },
-    /// A step ended as planned.
+    /// A step ended.
     StepEnded {
         /// The step with its true boundaries.
         step: StepMark,
+        /// Requests dispatched in it; each has a row sooner or later, unless the run is killed.
+        /// `None`: not recorded.
+        #[serde(default)]
+        dispatched: Option<u64>,
     },
     /// A scrape gave no sample.
     ScrapeFailed {

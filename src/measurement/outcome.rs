@@ -36,13 +36,15 @@ pub enum FailureKind {
     Truncated,
     /// The answer could not be understood.
     Malformed,
+    /// calibrate itself failed on it: a bug, told of in a remark.
+    ClientFault,
     /// The run ended before the request did. The client's doing, not the server's.
     Stopped,
 }
 
 impl FailureKind {
     /// All kinds, in the order of reports.
-    pub const ALL: [FailureKind; 10] = [
+    pub const ALL: [FailureKind; 11] = [
         FailureKind::Connect,
         FailureKind::ClientLimit,
         FailureKind::Timeout,
@@ -52,6 +54,7 @@ impl FailureKind {
         FailureKind::StreamError,
         FailureKind::Truncated,
         FailureKind::Malformed,
+        FailureKind::ClientFault,
         FailureKind::Stopped,
     ];
 
@@ -67,6 +70,7 @@ impl FailureKind {
             FailureKind::StreamError => "stream-error",
             FailureKind::Truncated => "truncated",
             FailureKind::Malformed => "malformed",
+            FailureKind::ClientFault => "client-fault",
             FailureKind::Stopped => "stopped",
         }
     }

@@ -100,10 +100,12 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
     let at = |index: usize| gauge(signal, &analysis.steps[index]);
     let side = |what: &str, index: usize, rate: String| {
         at(index).map(|g| {
-            let figures = format!(
-                "{:.2} ± {:.2} {unit} (mean ± standard error, n = {})",
-                g.mean, g.standard_error, g.n
-            );
+            let figures = match g.standard_error {
+                Some(error) => {
+                    format!("{:.2} ± {error:.2} {unit} (mean ± standard error, n = {})", g.mean, g.n)
+                }
+                None => format!("{:.2} {unit} (n = {}, too few for an error)", g.mean, g.n),
+            };
             term(format!("{what} ({rate})"), figures)
         })
     };

@@ -2,7 +2,7 @@
 
 use super::plots::Plot;
 use super::{ReportError, ReportInput, definitions::DEFINITIONS, words};
-use crate::analyze::{GaugeSummary, StepAnalysis, Verdict};
+use crate::analyze::{GaugeSummary, SloCheck, StepAnalysis, Verdict};
 use crate::recommend::Term;
 use askama::Template;
 
@@ -167,7 +167,12 @@ fn row(step: &StepAnalysis) -> StepRow {
         gauge(step.gpu),
     ];
     cells.extend(step.checks.iter().map(|check| {
-        format!("{}{}", words::figure(check.slo.metric, check.value), if check.holds { "" } else { " ✗" })
+        let mark = match check {
+            SloCheck { undecided: true, .. } => " ?",
+            SloCheck { holds: true, .. } => "",
+            _ => " ✗",
+        };
+        format!("{}{mark}", words::figure(check.slo.metric, check.value))
     }));
     StepRow { load, holds: step.holds(), cells, failures: words::failures(step) }
 }

@@ -108,7 +108,7 @@ fn steps(out: &mut String, input: &ReportInput) {
             gauge(step.queue),
             gauge(step.batch),
             gauge(step.gpu),
-            if step.holds() { "holds" } else { "**fails**" }
+            words::holds(step, ["holds", "**fails**", "not judged"])
         );
     }
     let _ = writeln!(out);

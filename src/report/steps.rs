@@ -83,7 +83,7 @@ fn row(step: &StepAnalysis) -> Vec<String> {
         number(step.output_tokens_per_second),
         number(step.in_flight),
         step.goodput.map(number).unwrap_or_default(),
-        step.holds().to_string(),
+        super::words::holds(step, ["true", "false", "unknown"]).to_owned(),
         steady.to_owned(),
     ];
     let latency = |summary: Option<LatencySummary>, of: fn(&LatencySummary) -> f64| {
@@ -105,13 +105,12 @@ fn row(step: &StepAnalysis) -> Vec<String> {
     let gauge = |summary: Option<GaugeSummary>, of: fn(&GaugeSummary) -> f64| {
         summary.as_ref().map(of).map(number).unwrap_or_default()
     };
+    let error = |summary: Option<GaugeSummary>| {
+        summary.and_then(|g| g.standard_error).map(number).unwrap_or_default()
+    };
     for summary in [step.queue, step.batch] {
-        row.extend([
-            gauge(summary, |g| g.mean),
-            gauge(summary, |g| g.standard_error),
-            gauge(summary, |g| g.max),
-        ]);
+        row.extend([gauge(summary, |g| g.mean), error(summary), gauge(summary, |g| g.max)]);
     }
-    row.extend([gauge(step.gpu, |g| g.mean), gauge(step.gpu, |g| g.standard_error)]);
+    row.extend([gauge(step.gpu, |g| g.mean), error(step.gpu)]);
     row
 }

@@ -29,7 +29,7 @@ fn gauge(mean: f64) -> Option<GaugeSummary> {
         n: 10,
         mean,
         std: 1.0,
-        standard_error: 0.4,
+        standard_error: Some(0.4),
         min: 0.0,
         max: mean * 2.0,
     })
@@ -49,6 +49,7 @@ fn step(index: u32, rate: f64, ttft: f64, batch: f64, queue: f64) -> StepAnalysi
             end: Seconds(start + 10.0),
         },
         attempts: 100,
+        lost: 0,
         succeeded: if holds { 100 } else { 93 },
         failures,
         offered: Rate(rate),
@@ -65,7 +66,7 @@ fn step(index: u32, rate: f64, ttft: f64, batch: f64, queue: f64) -> StepAnalysi
         queue: gauge(queue),
         batch: gauge(batch),
         gpu: gauge(70.0 + rate),
-        checks: vec![SloCheck { slo, value: Some(ttft).filter(|t| t.is_finite()), holds }],
+        checks: vec![SloCheck { slo, value: Some(ttft).filter(|t| t.is_finite()), holds, undecided: false }],
         steady: Steadiness::Steady,
     }
 }

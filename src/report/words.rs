@@ -32,6 +32,15 @@ pub(super) fn capacity(capacity: &Capacity) -> String {
     )
 }
 
+/// Whether a step holds, fails, or is not judged, in the given words.
+pub(super) fn holds(step: &StepAnalysis, [holds, fails, unknown]: [&'static str; 3]) -> &'static str {
+    match (step.is_judged(), step.holds()) {
+        (false, _) => unknown,
+        (true, true) => holds,
+        (true, false) => fails,
+    }
+}
+
 /// What to do where nothing is recommended.
 pub(super) fn way_out(input: &ReportInput) -> Option<&'static str> {
     use crate::analyze::NoCapacity;

@@ -111,7 +111,7 @@ settings! {
     /// Most requests in flight at once; workers are added as needed up to this [default: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Load")]
     max_concurrency: u32,
-    /// Longest wait for the next byte of an answer [default: 60s]
+    /// Longest wait for the next event of an answer [default: 60s]
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     timeout: Seconds,
@@ -203,7 +203,7 @@ pub struct Scenario {
     pub warm_up: Option<Seconds>,
     /// Most requests in flight.
     pub max_concurrency: u32,
-    /// Longest wait for the next byte.
+    /// Longest wait for the next event.
     pub timeout: Seconds,
     /// Longest run.
     pub max_duration: Option<Seconds>,
@@ -345,6 +345,15 @@ impl Settings {
         if self.burstiness.is_some_and(|shape| !(0.01..=1000.0).contains(&shape)) {
             let remedy = "1 is Poisson, 0.25 is bursty, 10 is nearly even";
             return Err(ScenarioError::field("burstiness", "must be from 0.01 to 1000", remedy));
+        }
+        if let (Some(RampSpec::Concurrency { levels, .. }), Some(most)) = (&self.ramp, self.max_concurrency)
+            && let Some(level) = levels.iter().find(|level| **level > most)
+        {
+            return Err(ScenarioError::field(
+                "ramp",
+                format!("asks for {level} requests in flight, and max-concurrency allows {most}"),
+                "raise max-concurrency",
+            ));
         }
         let needs_stream =
             |slo: &&Slo| matches!(slo.metric, SloMetric::Ttft | SloMetric::Tpot | SloMetric::Itl);

@@ -32,7 +32,7 @@ impl Access {
                 .or_exit(Exit::Failed)
         };
         Ok(Access {
-            load: with(drive::client_builder(scenario.timeout), headers.clone())?,
+            load: with(drive::client_builder(), headers.clone())?,
             own_metrics: with(observe::client_builder(), headers)?,
             other_metrics: with(observe::client_builder(), HeaderMap::new())?,
         })

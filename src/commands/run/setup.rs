@@ -74,8 +74,12 @@ impl Setup {
             console.warn(&remark);
         }
         let (simulator, url) = start_server(scenario, console).await?;
-        let wire =
-            Wire { api: scenario.api, stream: scenario.stream, declared_output: scenario.max_new_tokens };
+        let wire = Wire {
+            api: scenario.api,
+            stream: scenario.stream,
+            declared_output: scenario.max_new_tokens,
+            timeout: scenario.timeout,
+        };
         let target = Target::new(&url, wire, access.load.clone()).or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
         console.note(

@@ -48,6 +48,12 @@ pub(super) fn read(format: StreamFormat, data: &[u8]) -> Meaning {
     }
 }
 
+/// Whether an event is of TGI 2.0's completions streams, which mark no chunk as the last. They alone
+/// begin with an empty id.
+pub(super) fn is_unmarked(data: &[u8]) -> bool {
+    data.starts_with(b"{\"id\":\"\",\"object\":\"text_completion\"")
+}
+
 /// Whether an event is surely an ordinary token, told without parsing: it begins and ends as the
 /// server writes such events, its text is not empty, and nothing in it can be an end or an error.
 fn is_ordinary(format: StreamFormat, data: &[u8]) -> bool {

@@ -48,7 +48,10 @@ pub struct Failure {
 pub struct StreamDecoder {
     format: StreamFormat,
     framer: Framer,
-    saw_event: bool,
+    /// Whether any event carried a token.
+    saw_token: bool,
+    /// Whether every event so far is of a server that marks no chunk as the last.
+    unmarked: bool,
     ended: bool,
     finished: Finished,
     failure: Option<Failure>,
@@ -61,7 +64,8 @@ impl StreamDecoder {
         StreamDecoder {
             format,
             framer,
-            saw_event: false,
+            saw_token: false,
+            unmarked: true,
             ended: false,
             finished: Finished::default(),
             failure: None,
@@ -69,12 +73,19 @@ impl StreamDecoder {
     }
 
     /// Feeds bytes of the body and calls `on_token` for each event with a token that they complete.
-    pub fn feed(&mut self, bytes: &[u8], mut on_token: impl FnMut(TokenEvent)) {
+    /// Whether they complete any event; comments that keep the connection alive are none.
+    pub fn feed(&mut self, bytes: &[u8], mut on_token: impl FnMut(TokenEvent)) -> bool {
         let (format, ended, finished, failure) =
             (self.format, &mut self.ended, &mut self.finished, &mut self.failure);
-        let saw_event = &mut self.saw_event;
+        let (saw_token, unmarked) = (&mut self.saw_token, &mut self.unmarked);
+        let mut on_token = |event| {
+            *saw_token = true;
+            on_token(event);
+        };
+        let mut any = false;
         self.framer.feed(bytes, |data| {
-            *saw_event = true;
+            any = true;
+            *unmarked &= event::is_unmarked(data);
             match event::read(format, data) {
                 Meaning::Token => on_token(TokenEvent { tokens: 1 }),
                 Meaning::Nothing | Meaning::Done => {}
@@ -96,6 +107,7 @@ impl StreamDecoder {
                 }
             }
         });
+        any
     }
 
     /// Which shape the events have.
@@ -103,9 +115,9 @@ impl StreamDecoder {
         self.format
     }
 
-    /// Whether any event has come; comments that keep the connection alive are none.
-    pub fn saw_event(&self) -> bool {
-        self.saw_event
+    /// Whether the last event of a generation has come, so that nothing that follows matters.
+    pub fn is_complete(&self) -> bool {
+        self.ended && self.failure.is_none()
     }
 
     /// What the stream was, now that its body is over.
@@ -122,7 +134,7 @@ impl StreamDecoder {
         }
         // TGI 2.0 marks no chunk of a completions stream as the last. Its body then ends properly
         // all the same; one that breaks off is an error of the connection.
-        let unmarked = self.format == StreamFormat::Completions && self.saw_event;
+        let unmarked = self.format == StreamFormat::Completions && self.unmarked && self.saw_token;
         if self.ended || unmarked {
             return Ok(self.finished);
         }

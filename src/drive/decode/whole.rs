@@ -86,7 +86,7 @@ pub fn classify_status(status: u16, body: &[u8]) -> Failure {
         429 => FailureKind::Overloaded,
         // TGI answers 424 when generation failed, and other servers 5xx.
         424 | 500..=599 => FailureKind::ServerError,
-        400..=499 => FailureKind::ClientError,
+        300..=499 => FailureKind::ClientError,
         _ => FailureKind::Malformed,
     };
     Failure { kind, message }

@@ -1,0 +1,216 @@
+//! Whether the measurement can be believed.
+//!
+//! [`client`]: was the client on time, and not its own bottleneck? [`sources`]: were the metrics there,
+//! fresh, and of the servers that the load went to? [`counts`]: do independent counts of the same
+//! requests agree? Here: do the steps tell one story?
+
+mod client;
+mod counts;
+mod sources;
+
+use super::{Measured, Steadiness, StepAnalysis, Validity, ValidityCheck, Verdict};
+use crate::measurement::FailureKind;
+use crate::units::Slo;
+
+/// Fewer requests than this in a step make its percentiles doubtful.
+const FEW_REQUESTS: usize = 20;
+
+/// All checks and the worst of their verdicts.
+pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> Validity {
+    let checks = vec![
+        client::schedule_delay(steps, slos),
+        client::worker_pool(measured, steps),
+        client::sending_rate(measured, steps),
+        client::runtime_lag(measured, steps, slos),
+        client::processor(measured, steps),
+        client::own_limits(measured),
+        client::wall_clock(measured),
+        counts::little(measured, steps),
+        counts::gauges_against_client(measured, steps),
+        counts::completions(measured),
+        counts::tokens_per_chunk(measured),
+        sources::scrapes(measured),
+        sources::gaps(measured, steps),
+        sources::staleness(measured),
+        sources::restarts(measured),
+        cut_requests(measured, steps),
+        lost_outcomes(steps),
+        step_sizes(steps),
+        order_of_steps(steps),
+        steady_states(steps),
+    ];
+    let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Valid);
+    Validity { verdict, checks }
+}
+
+fn check(name: &'static str, verdict: Verdict, detail: String) -> ValidityCheck {
+    ValidityCheck { name, verdict, detail }
+}
+
+/// The verdict on a figure that gets worse as it rises.
+fn graded(value: f64, remark: f64, invalid: f64) -> Verdict {
+    match value {
+        value if value > invalid => Verdict::Invalid,
+        value if value > remark => Verdict::Remark,
+        _ => Verdict::Valid,
+    }
+}
+
+/// A check of what this run did not record.
+fn not_recorded(name: &'static str) -> ValidityCheck {
+    check(
+        name,
+        Verdict::Remark,
+        "not recorded by the calibrate that made this run, so not checked".to_owned(),
+    )
+}
+
+/// The larger of two figures with what they belong to; a figure that is no number loses.
+fn worse<T>(a: Option<(f64, T)>, b: (f64, T)) -> Option<(f64, T)> {
+    match a {
+        Some(a) if a.0 >= b.0 || b.0.is_nan() => Some(a),
+        _ if b.0.is_nan() => None,
+        _ => Some(b),
+    }
+}
+
+fn cut_requests(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
+    let cut = measured.requests.iter().filter(|r| r.error == Some(FailureKind::Stopped)).count();
+    let open = steps.iter().filter(|step| step.lost == 0 && step.attempts > 0 && !step.is_judged()).count();
+    let detail = match (cut, open) {
+        (0, 0) => "none".to_owned(),
+        (_, 0) => format!("{cut} had not ended when they had to; no verdict depends on them"),
+        _ => format!(
+            "{cut} had not ended when they had to, or lack a token count; {open} steps cannot be judged for it"
+        ),
+    };
+    check("requests cut off", if cut + open == 0 { Verdict::Valid } else { Verdict::Remark }, detail)
+}
+
+fn lost_outcomes(steps: &[StepAnalysis]) -> ValidityCheck {
+    let lost: usize = steps.iter().map(|step| step.lost).sum();
+    let spoiled = steps.iter().filter(|step| step.lost > 0).count();
+    let (verdict, detail) = match lost {
+        0 => (Verdict::Valid, "every request that was dispatched has its outcome in the record".to_owned()),
+        _ => (
+            Verdict::Remark,
+            format!(
+                "the run was killed before {lost} requests had ended; {spoiled} steps are not judged for it"
+            ),
+        ),
+    };
+    check("outcomes in the record", verdict, detail)
+}
+
+fn step_sizes(steps: &[StepAnalysis]) -> ValidityCheck {
+    let fewest = steps.iter().map(|step| step.attempts).min().unwrap_or(0);
+    let verdict = if fewest >= FEW_REQUESTS { Verdict::Valid } else { Verdict::Remark };
+    let detail = format!(
+        "{fewest} in the smallest step; below {FEW_REQUESTS} a 95th percentile is the largest value or nearly so"
+    );
+    check("requests per step", verdict, detail)
+}
+
+/// A step that holds above one that fails contradicts it; the lower one is believed.
+fn order_of_steps(steps: &[StepAnalysis]) -> ValidityCheck {
+    let mut ordered: Vec<&StepAnalysis> = steps.iter().filter(|step| step.attempts > 0).collect();
+    ordered.sort_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
+    let first_failing = ordered.iter().position(|step| !step.holds());
+    let above = first_failing.map_or(0, |first| ordered[first..].iter().filter(|step| step.holds()).count());
+    let (verdict, detail) = match above {
+        0 => (Verdict::Valid, "no step holds above one that fails".to_owned()),
+        n => (
+            Verdict::Remark,
+            format!("{n} hold above one that fails: the steps are too short for this noise"),
+        ),
+    };
+    check("agreement of the steps", verdict, detail)
+}
+
+fn steady_states(steps: &[StepAnalysis]) -> ValidityCheck {
+    let growing =
+        steps.iter().filter(|step| step.holds() && matches!(step.steady, Steadiness::Growing { .. })).count();
+    let (verdict, detail) = match growing {
+        0 => (Verdict::Valid, "in no step that holds did requests in flight grow".to_owned()),
+        n => (
+            Verdict::Remark,
+            format!(
+                "in {n} that hold, requests in flight grew: they are past what lasts, so hold the steps longer"
+            ),
+        ),
+    };
+    check("steady state", verdict, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::capacity::tests::step;
+    use super::*;
+    use crate::analyze::LatencySummary;
+    use crate::measurement::{Event, Sample, Series, Source};
+    use crate::units::{Replicas, Seconds};
+    use std::collections::BTreeMap;
+
+    fn heartbeats() -> Vec<Event> {
+        let beat = |second: u32| Event::Heartbeat {
+            time: Seconds(f64::from(second)),
+            in_flight: 0.0,
+            lag_p99: Seconds(0.001),
+            lag_max: Seconds(0.002),
+            cpu: 0.1,
+            wall_offset: Seconds(1e9),
+        };
+        (1..=14).map(beat).collect()
+    }
+
+    fn judged(more: &[Event], delay: f64, with_metrics: bool) -> Validity {
+        let sample = |second: u32| {
+            let mut sample = Sample::new(Seconds(f64::from(second)), Seconds(0.0), Source::Server, 0);
+            sample.set(Series::BatchSize, Some(0.0));
+            sample.set(Series::QueueSize, Some(0.0));
+            sample
+        };
+        let samples: Vec<Sample> = if with_metrics { (0..14).map(sample).collect() } else { Vec::new() };
+        let gaps = BTreeMap::new();
+        let events = [heartbeats(), more.to_vec()].concat();
+        let measured = Measured {
+            requests: &[],
+            samples: &samples,
+            events: &events,
+            gaps: &gaps,
+            replicas: Replicas(1),
+        };
+        let mut one = step(0, 1.0, Some(0.1), 1.0);
+        one.in_flight = 0.0;
+        let at = Seconds(delay);
+        one.schedule_delay =
+            Some(LatencySummary { n: 1, mean: at, p50: at, p90: at, p95: at, p99: at, max: at });
+        judge(&measured, &[one], &["ttft:p95:2s".parse().unwrap()])
+    }
+
+    #[test]
+    fn a_client_on_time_with_metrics_is_valid() {
+        let validity = judged(&[], 0.001, true);
+        assert_eq!(validity.verdict, Verdict::Valid, "{validity:?}");
+    }
+
+    #[test]
+    fn a_late_client_is_first_remarked_on_and_then_refused() {
+        assert_eq!(judged(&[], 0.05, true).verdict, Verdict::Remark);
+        assert_eq!(judged(&[], 0.25, true).verdict, Verdict::Invalid);
+    }
+
+    #[test]
+    fn missing_metrics_and_an_exhausted_pool_are_invalid() {
+        assert_eq!(judged(&[], 0.001, false).verdict, Verdict::Invalid);
+        let exhausted = Event::PoolExhausted { time: Seconds(1.0), late_starts: 5 };
+        assert_eq!(judged(&[exhausted], 0.001, true).verdict, Verdict::Invalid);
+    }
+
+    #[test]
+    fn a_figure_that_is_no_number_is_never_the_worst() {
+        assert_eq!(worse(None, (f64::NAN, 1)), None);
+        assert_eq!(worse(Some((1.0, 1)), (f64::NAN, 2)), Some((1.0, 1)));
+        assert_eq!(worse(Some((1.0, 1)), (2.0, 2)), Some((2.0, 2)));
+    }
+}
