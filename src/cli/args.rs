@@ -48,6 +48,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
+    /// Measure what the load client costs on this machine and how exact it is
+    BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
 }
@@ -90,6 +92,51 @@ pub struct ReportArgs {
     /// Directory of the run
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+}
+
+/// Arguments of `bench-client`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate bench-client
+      Cost and exactness of the client beside a bare hyper client, in under a minute
+  calibrate bench-client --memory-streams 10000 --json
+      With ten thousand open streams, as one JSON document")]
+pub struct BenchArgs {
+    /// Streams at once, for cost and exactness
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub streams: u32,
+    /// Streams at once, for the memory of each
+    #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub memory_streams: u32,
+    /// Which process of the bench this is
+    #[arg(long, value_enum, hide = true)]
+    pub role: Option<BenchRole>,
+    /// What that process is to do
+    #[arg(long, hide = true)]
+    pub task: Option<String>,
+}
+
+/// The processes of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchRole {
+    /// Streams tokens.
+    Server,
+    /// Takes them with bare hyper.
+    Floor,
+    /// Takes them as `run` does.
+    Client,
+}
+
+impl BenchRole {
+    /// Its name on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            BenchRole::Server => "server",
+            BenchRole::Floor => "floor",
+            BenchRole::Client => "client",
+        }
+    }
 }
 
 /// Arguments of `sim`.

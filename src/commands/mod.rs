@@ -1,5 +1,6 @@
 //! One file per subcommand: they decide what happens in which order, and leave the doing to the rooms.
 
+mod bench;
 mod derive;
 pub mod hpa;
 mod report;
@@ -18,6 +19,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
+        Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
     }
 }

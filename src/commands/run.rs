@@ -1,7 +1,7 @@
 //! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
 
 mod access;
-mod limits;
+pub(crate) mod limits;
 mod live;
 mod load;
 mod resume;
@@ -18,6 +18,8 @@ use crate::plan::{Next, Plan, Step, StepResult};
 use crate::record::RunState;
 use crate::scenario::Scenario;
 use crate::units::Seconds;
+pub(crate) use live::Live;
+
 use anyhow::anyhow;
 use resume::Earlier;
 use setup::Setup;

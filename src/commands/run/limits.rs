@@ -7,7 +7,7 @@ const OTHER_FILES: u64 = 64;
 
 /// Raises the limit of open files as far as it goes, and gives the most requests in flight that
 /// `wanted` comes down to, with a remark where it is fewer.
-pub(super) fn most_in_flight(wanted: u32) -> (u32, Option<String>) {
+pub(crate) fn most_in_flight(wanted: u32) -> (u32, Option<String>) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || (limit.current.is_some() && limit.maximum.is_none()) {
         // A refusal leaves the limit as it was, which is then looked at below.

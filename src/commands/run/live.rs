@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const GONE_AFTER: u32 = 20;
 
 /// The state of a run.
-pub(super) struct Live {
+pub(crate) struct Live {
     record: Mutex<Option<RecordHandle>>,
     replicas: Replicas,
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(record: RecordHandle, replicas: Replicas) -> Live {
+    pub(crate) fn new(record: RecordHandle, replicas: Replicas) -> Live {
         Live { record: Mutex::new(Some(record)), replicas, state: Mutex::default() }
     }
 
@@ -47,7 +47,7 @@ impl Live {
     }
 
     /// Lets go of the record, so that it can be finished.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
