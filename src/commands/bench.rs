@@ -286,9 +286,15 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
 fn ladder(paced: &Task) -> anyhow::Result<(f64, bool)> {
     let mut trusted = 0.0;
     for events in LADDER {
-        let gap_us = 20_000;
-        let streams = (events * gap_us as f64 / 1e6) as u32;
-        let step = Task { streams, gap_us, length: Seconds(1.5), exactness: true, ..paced.clone() };
+        // Poisson arrivals, since streams in lockstep would bring all their tokens at once.
+        let rate = events / f64::from(paced.tokens);
+        let step = Task {
+            streams: 20_000,
+            rate: Some(rate),
+            length: Seconds(3.0),
+            exactness: true,
+            ..paced.clone()
+        };
         let cost = measure(BenchRole::Client, &step)?;
         let exact = cost.ttft_error_ms[1].is_some_and(|error| error < TRUSTED_TTFT_MS);
         if cost.failed > 0 || !exact || cost.lag > TRUSTED_LAG {

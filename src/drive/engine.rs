@@ -3,6 +3,7 @@
 use super::heartbeat::heartbeat;
 use super::pool::{Pool, Work};
 use super::request::{Answer, Target};
+use super::watchdog::Watchdog;
 use super::{DriveError, PromptMaker, Sink, pacer};
 use crate::measurement::{Event, FailureKind, Load, Phase, RequestOutcome, RunClock, StepMark};
 use crate::plan::{PlannedRequest, RequestSampler, Step, StepWork};
@@ -96,8 +97,7 @@ struct Shared {
     /// Tells that more workers are wanted, or that there will be no more work.
     grow: Notify,
     late_starts: AtomicU64,
-    /// Rises whenever all that is in flight is to be cut off.
-    epoch: watch::Sender<u64>,
+    watchdog: Watchdog,
     closed: Mutex<ClosedLoop>,
 }
 
@@ -120,6 +120,7 @@ impl Engine {
         let host = config.target.generate_url().to_string();
         let max_in_flight = (config.max_in_flight as usize).max(1);
         let at_first = max_in_flight.min(WORKERS_AT_FIRST);
+        let watchdog = Watchdog::start(config.clock, config.target.timeout());
         let shared = Arc::new(Shared {
             target: config.target,
             prompts: config.prompts,
@@ -135,7 +136,7 @@ impl Engine {
             workers_wanted: AtomicUsize::new(at_first),
             grow: Notify::new(),
             late_starts: AtomicU64::new(0),
-            epoch: watch::Sender::new(0),
+            watchdog,
             closed: Mutex::default(),
         });
         let mut pool = Pool::new(&host, work(&shared), Arc::clone(&shared.workers_up));
@@ -204,9 +205,10 @@ impl Engine {
 
     /// Cuts off what is in flight and waits until it is.
     pub async fn cut_off(&self) {
-        self.shared.epoch.send_modify(|epoch| *epoch += 1);
         let patience = self.shared.clock.now() + Seconds(5.0);
         while self.in_flight() > 0 && self.shared.clock.now() < patience {
+            // What waits for a worker begins only now, so once is not enough.
+            self.shared.watchdog.cut_off();
             tokio::time::sleep(POLL).await;
         }
     }
@@ -235,6 +237,9 @@ impl Engine {
         while self.in_flight() > 0 && shared.clock.now() < patience {
             while let Ok(job) = shared.jobs.try_recv() {
                 shared.finish(job, None);
+            }
+            if shared.is_aborted() {
+                shared.watchdog.cut_off();
             }
             tokio::time::sleep(POLL).await;
         }
@@ -304,16 +309,6 @@ impl Shared {
 
     fn is_aborted(&self) -> bool {
         *self.stop.borrow() == StopLevel::Abort
-    }
-
-    /// Resolves once a request that is sent now must be cut off.
-    async fn aborted(&self) {
-        let (mut stop, mut epoch) = (self.stop.clone(), self.epoch.subscribe());
-        let begun = *epoch.borrow_and_update();
-        tokio::select! {
-            () = told(&mut stop, |level| *level == StopLevel::Abort) => {}
-            () = told(&mut epoch, |epoch| *epoch > begun) => {}
-        }
     }
 
     /// Asks for as many workers as twice `needed`, up to the limit, once half of them are busy.
@@ -444,7 +439,7 @@ impl Shared {
                 return;
             }
             let closed_loop = job.closed_loop;
-            let ask = self.target.ask(self.clock, &self.prompts, job.id, &job.request, self.aborted());
+            let ask = self.target.ask(self.clock, &self.prompts, job.id, &job.request, &self.watchdog);
             // A panic must not take the worker and the outcome with it.
             let answer =
                 AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|panic| self.panicked(&*panic));
@@ -478,13 +473,6 @@ impl Shared {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|level| *level != StopLevel::Run) => {}
         }
-    }
-}
-
-/// Resolves once a value is as wanted; never where nobody can change it any more.
-async fn told<T>(value: &mut watch::Receiver<T>, wanted: impl Fn(&T) -> bool) {
-    if value.wait_for(|value| wanted(value)).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

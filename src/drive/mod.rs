@@ -15,6 +15,7 @@ mod probe;
 mod prompt;
 mod request;
 mod tokenizer;
+mod watchdog;
 
 pub use engine::{Engine, EngineConfig, StepDriven, StopLevel};
 pub use error::DriveError;

@@ -2,6 +2,7 @@
 //! does one request take alone?
 
 use super::request::{Answer, Target, root_cause};
+use super::watchdog::Watchdog;
 use super::{DriveError, PromptMaker};
 use crate::measurement::RunClock;
 use crate::plan::{PlannedRequest, RequestSize};
@@ -89,7 +90,8 @@ async fn single(
     id: u64,
     wanted: &PlannedRequest,
 ) -> Result<Answer, DriveError> {
-    let answer = target.ask(clock, prompts, id, wanted, std::future::pending()).await;
+    let watchdog = Watchdog::start(clock, target.timeout());
+    let answer = target.ask(clock, prompts, id, wanted, &watchdog).await;
     match &answer.failure {
         None => Ok(answer),
         Some(failure) => Err(DriveError::Refused {

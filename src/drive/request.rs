@@ -1,15 +1,14 @@
 //! One request: built, sent, timed and classified.
 
 use super::decode::{Failure, Finished, StreamDecoder, StreamFormat, classify_status, read_whole};
+use super::watchdog::{Watchdog, Watched};
 use super::{DriveError, PromptMaker};
 use crate::measurement::{FailureKind, RunClock};
 use crate::plan::{Api, PlannedRequest};
 use crate::units::Seconds;
+use futures::future::{Abortable, Aborted};
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
-use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Longest wait for a connection.
@@ -122,6 +121,11 @@ impl Target {
         below(&self.base, path)
     }
 
+    /// Longest wait for the next event of an answer.
+    pub(super) fn timeout(&self) -> Seconds {
+        self.wire.timeout
+    }
+
     /// The HTTP client; it shares its connections.
     pub(super) fn client(&self) -> &reqwest::Client {
         &self.client
@@ -163,14 +167,14 @@ impl Target {
         body.to_string().into_bytes()
     }
 
-    /// Sends one request and follows its answer to the end, or until `aborted` resolves.
+    /// Sends one request and follows its answer to the end, or until `watchdog` ends it.
     pub(super) async fn ask(
         &self,
         clock: RunClock,
         prompts: &PromptMaker,
         id: u64,
         wanted: &PlannedRequest,
-        aborted: impl Future<Output = ()>,
+        watchdog: &Watchdog,
     ) -> Answer {
         let body = match &wanted.prompt {
             Some(prompt) => self.body(prompt, wanted.output),
@@ -181,40 +185,14 @@ impl Target {
             .post(self.generate.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
-        let mut exchange = Exchange::begin(clock, self.format(), self.wire, wanted.output);
-        let progress = Arc::clone(&exchange.progress);
-        let failure = tokio::select! {
-            biased;
-            () = aborted => Some(stopped()),
-            failure = exchange.run(request) => failure,
-            () = no_progress(clock, &progress, self.wire.timeout) => Some(timed_out(self.wire.timeout)),
+        let (watched, registration) = watchdog.watch();
+        let mut exchange = Exchange::begin(clock, self.format(), self.wire, wanted.output, watched);
+        let failure = match Abortable::new(exchange.run(request), registration).await {
+            Ok(failure) => failure,
+            Err(Aborted) => Some(exchange.watched.verdict()),
         };
         exchange.end(failure)
     }
-}
-
-/// The moment of the last event, or of the sending before any, in microseconds of the run.
-type Progress = AtomicU64;
-
-fn micros(time: Seconds) -> u64 {
-    (time.0 * 1e6).round() as u64
-}
-
-/// Resolves once nothing has come for `timeout`. Sleeps from event to event only where it must: one
-/// timer serves a whole stream.
-async fn no_progress(clock: RunClock, progress: &Progress, timeout: Seconds) {
-    loop {
-        let due = Seconds(progress.load(Ordering::Relaxed) as f64 / 1e6) + timeout;
-        if clock.now() >= due {
-            return;
-        }
-        tokio::time::sleep_until(clock.instant(due).into()).await;
-    }
-}
-
-fn timed_out(timeout: Seconds) -> Failure {
-    let message = format!("no event for {timeout}, the --timeout");
-    Failure { kind: FailureKind::Timeout, message }
 }
 
 fn below(base: &reqwest::Url, path: &str) -> reqwest::Url {
@@ -223,15 +201,11 @@ fn below(base: &reqwest::Url, path: &str) -> reqwest::Url {
     url
 }
 
-fn stopped() -> Failure {
-    Failure { kind: FailureKind::Stopped, message: "the run ended before the request did".to_owned() }
-}
-
 /// A request under way. It is its own struct so that what was seen survives being cut off.
 struct Exchange {
     clock: RunClock,
     stream: bool,
-    progress: Arc<Progress>,
+    watched: Watched,
     answer: Answer,
     decoder: StreamDecoder,
     /// What an answer that was not streamed says.
@@ -245,13 +219,19 @@ const EVENT_TOKENS_MOST: u32 = 64;
 const GAPS_AT_ONCE: u32 = 4096;
 
 impl Exchange {
-    fn begin(clock: RunClock, format: StreamFormat, wire: Wire, wanted_output: u32) -> Exchange {
+    fn begin(
+        clock: RunClock,
+        format: StreamFormat,
+        wire: Wire,
+        wanted_output: u32,
+        watched: Watched,
+    ) -> Exchange {
         let gaps = if wire.stream { wanted_output.min(GAPS_AT_ONCE) as usize } else { 0 };
         let now = clock.now();
         Exchange {
             clock,
             stream: wire.stream,
-            progress: Arc::new(Progress::new(micros(now))),
+            watched,
             answer: Answer { gaps_us: Vec::with_capacity(gaps), ..Answer::begun(now) },
             decoder: StreamDecoder::new(format),
             whole: None,
@@ -333,7 +313,7 @@ impl Exchange {
         // A comment keeps the connection alive; only events move the end of the request.
         if any {
             answer.last_event = Some(now);
-            self.progress.store(micros(now), Ordering::Relaxed);
+            self.watched.progressed(now);
         }
     }
 

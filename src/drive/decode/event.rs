@@ -2,8 +2,9 @@
 
 use super::stream::StreamFormat;
 use crate::measurement::FailureKind;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde::Deserialize;
+use std::sync::LazyLock;
 
 /// What an event means.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,26 +58,32 @@ pub(super) fn is_unmarked(data: &[u8]) -> bool {
 /// Whether an event is surely an ordinary token, told without parsing: it begins and ends as the
 /// server writes such events, its text is not empty, and nothing in it can be an end or an error.
 fn is_ordinary(format: StreamFormat, data: &[u8]) -> bool {
-    let has = |mark: &[u8]| memmem::find(data, mark).is_some();
     match format {
         StreamFormat::Generate => {
             data.ends_with(b",\"generated_text\":null,\"details\":null}")
-                && data.starts_with(b"{\"index\":")
-                && has(b"\"token\":{\"id\":")
-                && has_text(data, b"\"text\":\"")
+                && after_numbers(data, [b"{\"index\":", b",\"token\":{\"id\":"])
+                    .and_then(|rest| rest.strip_prefix(b",\"text\":\""))
+                    .is_some_and(|text| text.first() != Some(&b'"'))
         }
         StreamFormat::Chat => {
             data.starts_with(b"{\"object\":\"chat.completion.chunk\"")
                 && data.ends_with(b"\"finish_reason\":null}],\"usage\":null}")
-                && has_text(data, b"\"content\":\"")
+                && CONTENT
+                    .find(data)
+                    .is_some_and(|at| data.get(at + CONTENT.needle().len()).is_some_and(|byte| *byte != b'"'))
         }
         StreamFormat::Completions => false,
     }
 }
 
-/// Whether the string after `mark` is there and not empty.
-fn has_text(data: &[u8], mark: &[u8]) -> bool {
-    memmem::find(data, mark).is_some_and(|at| data.get(at + mark.len()).is_some_and(|byte| *byte != b'"'))
+static CONTENT: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"\"content\":\""));
+
+/// What follows marks that stand one after the other, each with a number behind it.
+fn after_numbers<'a>(data: &'a [u8], marks: [&[u8]; 2]) -> Option<&'a [u8]> {
+    marks.into_iter().try_fold(data, |rest, mark| {
+        let rest = rest.strip_prefix(mark)?;
+        Some(&rest[rest.iter().position(|byte| !byte.is_ascii_digit())?..])
+    })
 }
 
 #[derive(Deserialize)]

@@ -29,6 +29,12 @@ impl Framer {
             self.after_cr = false;
         }
         while let Some(end) = memchr2(b'\n', b'\r', bytes) {
+            // The ordinary event is one line and an empty one, and is passed on where it lies.
+            if let Some((data, rest)) = self.whole_event(bytes, end) {
+                on_event(data);
+                bytes = rest;
+                continue;
+            }
             self.after_cr = bytes[end] == b'\r';
             if self.line.is_empty() {
                 self.take_line(&bytes[..end], &mut on_event);
@@ -54,6 +60,15 @@ impl Framer {
                 self.line.extend_from_slice(bytes);
             }
         }
+    }
+
+    /// The data of an event that lies whole at the start of `bytes`, whose first line ends at `end`, and
+    /// what follows it.
+    fn whole_event<'a>(&self, bytes: &'a [u8], end: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let fresh = self.begun && self.line.is_empty() && !self.has_data;
+        let rest = bytes[end..].strip_prefix(b"\n\n").filter(|_| fresh)?;
+        let value = bytes[..end].strip_prefix(b"data:")?;
+        (value.len() <= EVENT_MOST).then(|| (value.strip_prefix(b" ").unwrap_or(value), rest))
     }
 
     /// Whether an event grew beyond the limit.
