@@ -220,7 +220,7 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
         tokens: 64,
         ttft_us: 100_000,
         gap_us: 20_000,
-        length: Seconds(2.0),
+        length: Seconds(2.6),
         rate: None,
         exactness: false,
     };
@@ -228,7 +228,7 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
     let (floor, client) = beside(&paced)?;
     console.note("64 streams as fast as they are taken");
     let burst =
-        Task { streams: 64, tokens: 4000, ttft_us: 0, gap_us: 0, length: Seconds(1.0), ..paced.clone() };
+        Task { streams: 64, tokens: 4000, ttft_us: 0, gap_us: 0, length: Seconds(0.7), ..paced.clone() };
     let (burst_floor, burst_client) = beside(&burst)?;
     console.note("requests of one token");
     let short = Task { tokens: 1, ..burst.clone() };
@@ -237,15 +237,15 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
     let exact = measure(BenchRole::Client, &Task { exactness: true, ..paced.clone() })?;
     console.note("200 Poisson arrivals a second");
     let poisson =
-        Task { rate: Some(200.0), tokens: 5, length: Seconds(5.0), exactness: true, ..paced.clone() };
+        Task { rate: Some(200.0), tokens: 5, length: Seconds(3.0), exactness: true, ..paced.clone() };
     let arrivals = measure(BenchRole::Client, &poisson)?;
     console.note(&format!("{memory_streams} streams for the memory of each"));
     let many = Task {
         streams: memory_streams,
-        tokens: 8,
+        tokens: 4,
         ttft_us: 500_000,
         gap_us: 400_000,
-        length: Seconds(1.0),
+        length: Seconds(0.5),
         ..paced.clone()
     };
     let (many_floor, many_client) = (measure(BenchRole::Floor, &many)?, measure(BenchRole::Client, &many)?);

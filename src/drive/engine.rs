@@ -425,8 +425,8 @@ impl Shared {
                 );
             }
         }
+        let _landed = Landed(&self.outstanding);
         self.sink.request(outcome, gaps_us);
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Handles one job to its end, and in closed loop those that follow it.
@@ -476,6 +476,15 @@ impl Shared {
     }
 }
 
+/// Counts a request as ended when this is dropped, also by a panic.
+struct Landed<'a>(&'a AtomicUsize);
+
+impl Drop for Landed<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What each worker does in one turn.
 fn work(shared: &Arc<Shared>) -> Work {
     let shared = Arc::clone(shared);
@@ -484,7 +493,10 @@ fn work(shared: &Arc<Shared>) -> Work {
         Box::pin(async move {
             tokio::select! {
                 job = shared.jobs.recv() => match job {
-                    Ok(job) => shared.handle(job).await,
+                    Ok(job) => {
+                        // A panic, told of where it happens, costs no worker.
+                        let _ = AssertUnwindSafe(shared.handle(job)).catch_unwind().await;
+                    }
                     // Closed: wait for the kill switch without spinning.
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 },

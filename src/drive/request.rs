@@ -211,8 +211,13 @@ struct Exchange {
     /// What an answer that was not streamed says.
     whole: Option<Finished>,
     last_token_event: Option<Seconds>,
+    /// No answer has more gaps between tokens than this.
+    gaps_most: usize,
 }
 
+/// An answer that is so many times and so many tokens longer than was asked for has no end.
+const BEYOND_TIMES: usize = 16;
+const BEYOND_TOKENS: usize = 16_384;
 /// No event carries more tokens than this, whatever it says.
 const EVENT_TOKENS_MOST: u32 = 64;
 /// Gaps that room is made for at once; longer answers make more as they go.
@@ -236,6 +241,8 @@ impl Exchange {
             decoder: StreamDecoder::new(format),
             whole: None,
             last_token_event: None,
+            gaps_most: wire.declared_output.unwrap_or(0).max(wanted_output) as usize * BEYOND_TIMES
+                + BEYOND_TOKENS,
         }
     }
 
@@ -266,6 +273,13 @@ impl Exchange {
                 Ok(Some(bytes)) => self.take(&bytes),
                 Ok(None) => return None,
                 Err(error) => return Some(transport_failure(&error)),
+            }
+            if self.decoder.is_beyond_reading() {
+                return None;
+            }
+            if self.answer.gaps_us.len() > self.gaps_most {
+                let message = "the answer goes on far beyond the tokens that were asked for".to_owned();
+                return Some(Failure { kind: FailureKind::Malformed, message });
             }
         }
     }

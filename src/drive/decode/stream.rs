@@ -115,6 +115,11 @@ impl StreamDecoder {
         self.format
     }
 
+    /// Whether there is no use in reading on.
+    pub fn is_beyond_reading(&self) -> bool {
+        self.framer.is_too_large()
+    }
+
     /// Whether the last event of a generation has come, so that nothing that follows matters.
     pub fn is_complete(&self) -> bool {
         self.ended && self.failure.is_none()
