@@ -2,6 +2,7 @@
 
 use crate::commands::hpa::HpaArgs;
 use crate::scenario::Settings;
+use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Ramp load against a server, find what its SLO allows, and write the HPA targets
     Run(Box<RunArgs>),
+    /// Derive the targets again from a recorded run, also under another SLO or tolerance
+    Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
     /// Explain what the HPA controller decides, and why
@@ -80,6 +83,26 @@ pub struct RunArgs {
     /// The flags that are also fields of the scenario file.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// Arguments of `recommend`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate recommend reports/20261124T101500Z-demo --slo ttft:p99:1s --slo tpot:p95:80ms
+      What the same measurement says under other limits; nothing is written
+  calibrate recommend reports/20261124T101500Z-demo --tolerance 0.05 --json
+      For an HPA whose controller has another tolerance")]
+pub struct RecommendArgs {
+    /// Directory of the run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// A limit instead of the run's own, METRIC:STAT:LIMIT (repeatable)
+    #[arg(long, value_name = "SLO", action = clap::ArgAction::Append)]
+    pub slo: Vec<Slo>,
+    /// Tolerance of the HPA controller, as a fraction of 1, instead of the run's own
+    #[arg(long, value_name = "FRACTION")]
+    pub tolerance: Option<f64>,
 }
 
 /// Arguments of `report`.

@@ -23,13 +23,17 @@ pub(super) struct Derived {
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
 pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
+    let derived = read(directory, Settings::default())?;
+    derived.write(directory)?;
+    Ok(derived)
+}
+
+/// Reads the run in `directory` and analyzes it, with what `other` says instead of its scenario.
+pub(super) fn read(directory: &Path, other: Settings) -> anyhow::Result<Derived> {
     let run = record::read(directory)?;
     let settings: Settings = serde_json::from_value(run.info.scenario.clone())
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))?;
-    let scenario = settings.resolve()?;
-    let derived = from_run(&run, &scenario)?;
-    derived.write(directory)?;
-    Ok(derived)
+    from_run(&run, &other.over(settings).resolve()?)
 }
 
 fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
@@ -145,13 +149,23 @@ impl Derived {
         Ok(())
     }
 
-    /// Shows the result: a summary for people, a document for machines.
+    /// Shows the result and where its files are.
     pub(super) fn show(&self, directory: &Path, console: Console) {
         console.summary(&report::terminal_summary(&self.input(), console.colour()));
         console.summary(&format!("report        {}", directory.join("report.html").display()));
         for (name, _) in self.manifests.iter().filter(|(name, _)| self.is_recommended(name)) {
             console.summary(&format!("manifest      {}", directory.join(name).display()));
         }
+        self.show_document(directory, console);
+    }
+
+    /// Shows the result alone: a summary for people, a document for machines.
+    pub(super) fn show_result(&self, directory: &Path, console: Console) {
+        console.summary(&report::terminal_summary(&self.input(), console.colour()));
+        self.show_document(directory, console);
+    }
+
+    fn show_document(&self, directory: &Path, console: Console) {
         if console.wants_json() {
             let mut document = report::document(&self.input());
             if let Some(fields) = document.as_object_mut() {

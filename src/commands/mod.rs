@@ -3,6 +3,7 @@
 mod bench;
 mod derive;
 pub mod hpa;
+mod recommend;
 mod report;
 mod run;
 mod sim;
@@ -17,6 +18,7 @@ use crate::cli::{Cli, Command, Exit, Failure};
 pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(arguments) => run::run(*arguments, console),
+        Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
