@@ -149,10 +149,11 @@ proptest! {
             events.iter().for_each(|event| handle.event(event.clone()));
         });
         let run = read(&directory).unwrap();
-        prop_assert_eq!(run.requests, requests);
+        prop_assert_eq!(&run.requests, &requests);
         prop_assert_eq!(run.samples, samples);
         prop_assert_eq!(run.events, events);
-        prop_assert_eq!(run.info, RunInfo { state: RunState::Complete, ..info() });
+        prop_assert_eq!(run.info.rows.get("requests.csv"), Some(&(run.requests.len() + 1)));
+        prop_assert_eq!(&run.info, &RunInfo { state: RunState::Complete, rows: run.info.rows.clone(), ..info() });
         prop_assert_eq!(run.remarks, Vec::<String>::new());
     }
 }
@@ -228,7 +229,9 @@ fn a_file_torn_at_any_byte_gives_the_lines_before() {
                 _ => assert!(run.gaps.is_empty()),
             }
             let torn = end > 0 && bytes[end - 1] != b'\n';
-            assert_eq!(run.remarks.iter().any(|remark| remark.contains(name)), torn, "{name} cut at {end}");
+            let says = |word: &str| run.remarks.iter().any(|r| r.contains(name) && r.contains(word));
+            assert_eq!(says("is torn"), torn, "{name} cut at {end}");
+            assert!(says("when the run ended"), "{name} cut at {end}");
         }
         std::fs::write(&path, &bytes).unwrap();
     }
@@ -486,4 +489,20 @@ fn a_run_with_other_columns_cannot_be_added_to() {
     std::fs::write(&path, text).unwrap();
     let error = Recorder::resume(&directory, info()).unwrap_err().to_string();
     assert!(error.contains("requests.csv:1"), "{error}");
+}
+
+#[test]
+fn rows_that_were_lost_after_the_end_are_missed() {
+    let (_parent, directory) = fresh();
+    recorded(&directory, |handle| {
+        handle.request(outcome(0, 0, 1.0), Vec::new());
+        handle.request(outcome(1, 0, 2.0), Vec::new());
+    });
+    assert_eq!(read(&directory).unwrap().remarks, Vec::<String>::new());
+    let path = directory.join("requests.csv");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    std::fs::write(&path, lines[..2].concat()).unwrap();
+    let remarks = read(&directory).unwrap().remarks;
+    assert_eq!(remarks, ["requests.csv has 2 lines, and had 3 when the run ended"]);
 }

@@ -2,6 +2,7 @@
 
 use crate::units::Seconds;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What the directory says it is.
 pub const FORMAT: &str = "calibrate/run";
@@ -48,6 +49,9 @@ pub struct RunInfo {
     pub target: TargetFacts,
     /// The machine that sent the load.
     pub host: HostFacts,
+    /// Rows that each file held when the run ended, so that a reader sees what was lost since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: BTreeMap<String, usize>,
 }
 
 /// The server as it was found.
@@ -105,6 +109,7 @@ impl RunInfo {
             command,
             target,
             host,
+            rows: BTreeMap::new(),
         }
     }
 

@@ -39,6 +39,13 @@ pub fn read(directory: &Path) -> Result<RecordedRun, RecordError> {
     if info.state == RunState::Running {
         remarks.push("the run did not end by itself: it is still going on, or was killed".to_owned());
     }
+    for (name, rows) in &info.rows {
+        let now =
+            std::fs::read(directory.join(name)).map_or(0, |bytes| memchr::memchr_iter(b'\n', &bytes).count());
+        if now != *rows {
+            remarks.push(format!("{name} has {now} lines, and had {rows} when the run ended"));
+        }
+    }
     let requests = read_csv(
         directory,
         "requests.csv",

@@ -104,8 +104,10 @@ impl Recorder {
     pub fn resume(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
         let latency = directory.join("latency");
         std::fs::create_dir_all(&latency).map_err(RecordError::disk("create", &latency))?;
-        let recorder =
-            Recorder::start(directory, RunInfo { state: RunState::Running, reason: None, ..info })?;
+        let recorder = Recorder::start(
+            directory,
+            RunInfo { state: RunState::Running, reason: None, rows: BTreeMap::new(), ..info },
+        )?;
         write_info(directory, &recorder.info)?;
         Ok(recorder)
     }
@@ -143,7 +145,8 @@ impl Recorder {
         let panicked = self.thread.join().is_err();
         let failure = std::mem::take(&mut *self.failure.lock().unwrap_or_else(PoisonError::into_inner));
         let Some(problem) = failure.reason.or_else(|| panicked.then(|| ENDED_EARLY.to_owned())) else {
-            return write_info(&self.directory, &RunInfo { state, reason, ..self.info });
+            let rows = rows(&self.directory);
+            return write_info(&self.directory, &RunInfo { state, reason, rows, ..self.info });
         };
         let reason = format!("{problem}; up to {} records were lost", failure.lost);
         let info = RunInfo { state: RunState::Interrupted, reason: Some(reason.clone()), ..self.info };
@@ -158,6 +161,15 @@ fn write_info(directory: &Path, info: &RunInfo) -> Result<(), RecordError> {
     let text = serde_json::to_string_pretty(info)
         .map_err(|error| RecordError::disk("write", &path)(error.into()))?;
     write_file(&path, text.as_bytes())
+}
+
+/// The lines of each file, as far as it can be read.
+fn rows(directory: &Path) -> BTreeMap<String, usize> {
+    let lines = |name: &&str| {
+        let bytes = std::fs::read(directory.join(name)).ok()?;
+        Some(((*name).to_owned(), memchr::memchr_iter(b'\n', &bytes).count()))
+    };
+    ["requests.csv", "samples.csv", "events.jsonl", "latency/itl.hlog"].iter().filter_map(lines).collect()
 }
 
 /// The thread's work: takes records until it is told to finish, and keeps the disk up to date.
