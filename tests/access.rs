@@ -34,13 +34,13 @@ fn noting() -> (String, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let noted = Arc::<Mutex<String>>::default();
-    let notes = Arc::clone(&noted);
+    let inside = Arc::clone(&noted);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream: TcpStream = stream.unwrap();
-            let mut buffer = [0; 65536];
+            let mut buffer = vec![0; 65536];
             let read = stream.read(&mut buffer).unwrap();
-            notes.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+            inside.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
             let _ =
                 stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
@@ -125,10 +125,10 @@ async fn behind_tls(directory: &Path) -> SocketAddr {
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let issued = authority.self_signed(&authority_key).unwrap();
     fs::write(directory.join("ca.pem"), issued.pem()).unwrap();
-    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let signer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let certificate = certificate.signed_by(&key, &issuer).unwrap();
+    let certificate = certificate.signed_by(&key, &signer).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -282,11 +282,8 @@ fn a_trace_is_replayed_with_its_times_and_sizes() {
     let directory = TempDir::new().unwrap();
     let trace = directory.path().join("t.csv");
     let seconds = [0.0, 0.5, 0.9, 2.0, 2.1, 3.0, 4.0, 4.4];
-    let rows: String = seconds
-        .iter()
-        .zip(10..)
-        .map(|(time, tokens)| format!("{time},m,{tokens},{},0,x\n", tokens / 2))
-        .collect();
+    let row = |(time, tokens): (&f64, u32)| format!("{time},m,{tokens},{},0,x\n", tokens / 2);
+    let rows = seconds.iter().zip(10..).map(row).collect::<Vec<_>>().concat();
     let header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n";
     fs::write(&trace, format!("{header}{rows}")).unwrap();
     let out = directory.path().join("run");

@@ -542,3 +542,40 @@ fn help_and_presets_are_printed() {
     let list = run(&["sim", "--list", "--json"]);
     assert!(document(&list).as_array().unwrap().iter().any(|preset| preset["name"] == "gemma-2b-l4-like"));
 }
+
+#[test]
+fn the_processes_of_the_bench_measure_the_same_work() {
+    let mut server = calibrate()
+        .args(["bench-client", "--role", "server"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().unwrap();
+    let task = serde_json::json!({
+        "port": port, "streams": 16, "tokens": 10, "ttft_us": 20_000, "gap_us": 5_000, "length": 0.5,
+        "rate": null, "exactness": true,
+    });
+    let measure = |role: &str| -> Value {
+        let output = run(&["bench-client", "--role", role, "--task", &task.to_string()]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for role in ["floor", "client"] {
+        let cost = measure(role);
+        let (events, requests) = (cost["events"].as_u64().unwrap(), cost["requests"].as_u64().unwrap());
+        assert!(requests >= 32 && events == requests * 10, "{role}: {cost}");
+        assert_eq!(cost["failed"], 0, "{role}: {cost}");
+        assert!(cost["cpu_seconds"].as_f64().unwrap() > 0.0, "{role}: {cost}");
+    }
+    let exact = measure("client");
+    for error in ["ttft_error_ms", "itl_error_ms"] {
+        // A token is never seen before it was sent, and the machine may be busy.
+        let median = exact[error][0].as_f64().unwrap();
+        assert!((0.0..200.0).contains(&median), "{error}: {exact}");
+    }
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+}

@@ -37,6 +37,8 @@ enum Fault {
     EndlessComments,
     StallBeforeHeaders,
     StallAfterToken,
+    /// As TGI does after 1024 tokens, when it queues the request anew.
+    PausesInMidStream,
     Overloaded,
     OverloadedStatus,
     FailsInMidStream,
@@ -110,6 +112,7 @@ async fn say_for_ever(stream: &mut TcpStream, text: &str, pause: Duration) -> Op
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each fault")]
 async fn answer(stream: &mut TcpStream, fault: Fault) -> Option<()> {
     let whole = [HEAD, &chunk(TOKEN), &chunk(LAST), END].concat();
     let error = |text: &str| [HEAD, &chunk(TOKEN), &chunk(&format!("data: {text}\n\n")), END].concat();
@@ -168,6 +171,11 @@ async fn answer(stream: &mut TcpStream, fault: Fault) -> Option<()> {
             say(stream, &[HEAD, &chunk(TOKEN)].concat()).await?;
             std::future::pending().await
         }
+        Fault::PausesInMidStream => {
+            say(stream, &[HEAD, &chunk(TOKEN)].concat()).await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            say(stream, &[&chunk(TOKEN), &chunk(LAST), END].concat()).await
+        }
         Fault::Overloaded => {
             let event = "data: {\"error\":\"Model is overloaded\",\"error_type\":\"overloaded\"}\n\n";
             say(stream, &[HEAD, &chunk(event), END].concat()).await
@@ -195,12 +203,14 @@ async fn answer(stream: &mut TcpStream, fault: Fault) -> Option<()> {
 struct Log {
     outcomes: Mutex<Vec<RequestOutcome>>,
     events: Mutex<Vec<Event>>,
+    gaps_us: Mutex<Vec<u32>>,
     /// Whether the first outcome makes the sink panic.
     panics: bool,
 }
 
 impl Sink for Log {
-    fn request(&self, outcome: RequestOutcome, _gaps_us: Vec<u32>) {
+    fn request(&self, outcome: RequestOutcome, gaps_us: Vec<u32>) {
+        self.gaps_us.lock().unwrap().extend(gaps_us);
         let first = {
             let mut outcomes = self.outcomes.lock().unwrap();
             outcomes.push(outcome);
@@ -335,8 +345,7 @@ async fn every_fault_is_an_outcome_of_its_kind() {
             assert_eq!(outcome.error, kind, "{fault:?}: {outcome:?}");
             assert!(outcome.sent.is_some() && outcome.ended >= outcome.sent, "{outcome:?}");
             let tokens = match fault {
-                Fault::None | Fault::SlowHeaders | Fault::HugeEvent => Some(2),
-                Fault::ResetAfterTheEnd => Some(2),
+                Fault::None | Fault::SlowHeaders | Fault::HugeEvent | Fault::ResetAfterTheEnd => Some(2),
                 _ => None,
             };
             assert_eq!(outcome.output_tokens, tokens, "{fault:?}");
@@ -361,6 +370,19 @@ async fn the_probe_ends_on_a_server_that_only_sends_comments() {
     let probing = probe(&target, RunClock::start(), raw, false, size);
     let probed = tokio::time::timeout(Duration::from_secs(20), probing).await.expect("it ends");
     assert!(probed.unwrap_err().to_string().contains("no event for"));
+}
+
+#[tokio::test]
+async fn a_pause_in_mid_stream_is_a_gap_between_tokens_and_no_failure() {
+    let bed = Bed::new(&server(Fault::PausesInMidStream).await, 4).await;
+    bed.drive(rate(10.0), 0.1).await;
+    assert!(bed.drain(5.0).await);
+    let log = Arc::clone(&bed.log);
+    let (outcomes, _) = bed.end().await;
+    assert_eq!((outcomes.len(), outcomes[0].error, outcomes[0].chunks), (1, None, 3));
+    let gaps = log.gaps_us.lock().unwrap().clone();
+    assert_eq!(gaps.len(), 2);
+    assert!((290_000..3_000_000).contains(&gaps[0]) && gaps[1] < 290_000, "{gaps:?}");
 }
 
 #[tokio::test]

@@ -32,26 +32,26 @@ fn figure(request: &RequestOutcome, metric: SloMetric) -> Figure {
         SloMetric::Ntpot => request.ntpot(),
         SloMetric::Itl | SloMetric::Error | SloMetric::Goodput => None,
     };
+    let cut_off = request.error == Some(FailureKind::Stopped);
     let least_tokens = if metric == SloMetric::Ntpot { 1 } else { 2 };
-    match (request.error, metric, value) {
-        (None, _, Some(value)) => Figure::Is(value),
-        // The first token came before the request was cut off.
-        (Some(FailureKind::Stopped), SloMetric::Ttft, Some(value)) => Figure::Is(value),
-        (Some(FailureKind::Stopped), SloMetric::Ttft | SloMetric::E2e, _) => {
+    match (metric, value) {
+        // A first token may have come before the request was cut off.
+        (_, Some(value)) if request.is_ok() || (cut_off && metric == SloMetric::Ttft) => Figure::Is(value),
+        (SloMetric::Ttft | SloMetric::E2e, _) if cut_off => {
             Figure::AtLeast(request.ended.map_or(Seconds::ZERO, |ended| ended - request.scheduled))
         }
-        (Some(FailureKind::Stopped), ..) => Figure::AtLeast(Seconds::ZERO),
-        (Some(_), ..) => Figure::Infinite,
-        (None, SloMetric::Tpot | SloMetric::Ntpot, None) => match request.output_tokens {
+        _ if cut_off => Figure::AtLeast(Seconds::ZERO),
+        _ if !request.is_ok() => Figure::Infinite,
+        (SloMetric::Tpot | SloMetric::Ntpot, _) => match request.output_tokens {
             Some(tokens) if tokens < least_tokens => Figure::Inapplicable,
             Some(_) => Figure::Infinite,
             None => Figure::Unknown,
         },
         // An answer that ended with its first, unprinted token.
-        (None, SloMetric::Ttft, None) if request.output_tokens.is_some_and(|tokens| tokens < 2) => {
+        (SloMetric::Ttft, _) if request.output_tokens.is_some_and(|tokens| tokens < 2) => {
             Figure::Inapplicable
         }
-        (None, ..) => Figure::Infinite,
+        _ => Figure::Infinite,
     }
 }
 

@@ -139,8 +139,14 @@ fn measure(role: BenchRole, task: &Task) -> anyhow::Result<Cost> {
 /// Rounds of client and floor in turn.
 const ROUNDS: usize = 3;
 
+/// Client and floor on the same work.
+struct Pair {
+    client: Cost,
+    floor: Cost,
+}
+
 /// Client and floor on the same work in turn; the median of each by CPU per event.
-fn beside(task: &Task) -> anyhow::Result<(Cost, Cost)> {
+fn beside(task: &Task) -> anyhow::Result<Pair> {
     let mut costs = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         for (role, costs) in [BenchRole::Floor, BenchRole::Client].into_iter().zip(&mut costs) {
@@ -151,7 +157,7 @@ fn beside(task: &Task) -> anyhow::Result<(Cost, Cost)> {
         costs.sort_by(|a, b| a.per_event_us().total_cmp(&b.per_event_us()));
         costs.swap_remove(ROUNDS / 2)
     });
-    Ok((floor, client))
+    Ok(Pair { client, floor })
 }
 
 /// The document that `--json` prints.
@@ -207,13 +213,20 @@ fn orchestrate(arguments: &BenchArgs, console: Console) -> Result<Exit, Failure>
     Ok(Exit::Done)
 }
 
-fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
-    let (memory_streams, remark) = limits::most_in_flight(arguments.memory_streams);
-    if let Some(remark) = remark {
-        console.warn(&remark);
-    }
+/// What all the measurements gave; pairs are client and floor.
+struct Costs {
+    paced: Pair,
+    burst: Pair,
+    short: Pair,
+    many: Pair,
+    exact: Cost,
+    arrivals: Cost,
+    trusted: f64,
+    trusted_is_a_lower_bound: bool,
+}
+
+fn measure_all(streams: u32, memory_streams: u32, console: Console) -> anyhow::Result<Costs> {
     let server = ServerProcess::start()?;
-    let streams = arguments.streams;
     let paced = Task {
         port: server.port,
         streams,
@@ -224,22 +237,10 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
         rate: None,
         exactness: false,
     };
-    console.note(&format!("{streams} streams of a token every 20 ms, client and floor in turn"));
-    let (floor, client) = beside(&paced)?;
-    console.note("64 streams as fast as they are taken");
     let burst =
         Task { streams: 64, tokens: 4000, ttft_us: 0, gap_us: 0, length: Seconds(0.7), ..paced.clone() };
-    let (burst_floor, burst_client) = beside(&burst)?;
-    console.note("requests of one token");
-    let short = Task { tokens: 1, ..burst.clone() };
-    let (short_floor, short_client) = beside(&short)?;
-    console.note(&format!("{streams} streams against the server's own stamps"));
-    let exact = measure(BenchRole::Client, &Task { exactness: true, ..paced.clone() })?;
-    console.note("200 Poisson arrivals a second");
     let poisson =
         Task { rate: Some(200.0), tokens: 5, length: Seconds(3.0), exactness: true, ..paced.clone() };
-    let arrivals = measure(BenchRole::Client, &poisson)?;
-    console.note(&format!("{memory_streams} streams for the memory of each"));
     let many = Task {
         streams: memory_streams,
         tokens: 4,
@@ -248,37 +249,61 @@ fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
         length: Seconds(0.5),
         ..paced.clone()
     };
-    let (many_floor, many_client) = (measure(BenchRole::Floor, &many)?, measure(BenchRole::Client, &many)?);
-    console.note("rising loads, until the client is no longer exact");
-    let (trusted, is_bound) = ladder(&paced)?;
+    let say = |what: &str| console.note(what);
+    say(&format!("{streams} streams of a token every 20 ms, client and floor in turn"));
+    let paced_costs = beside(&paced)?;
+    say("64 streams as fast as they are taken");
+    let burst_costs = beside(&burst)?;
+    say("requests of one token");
+    let short = beside(&Task { tokens: 1, ..burst })?;
+    say(&format!("{streams} streams against the server's own stamps"));
+    let exact = measure(BenchRole::Client, &Task { exactness: true, ..paced.clone() })?;
+    say("200 Poisson arrivals a second");
+    let arrivals = measure(BenchRole::Client, &poisson)?;
+    say(&format!("{memory_streams} streams for the memory of each"));
+    let many = Pair { floor: measure(BenchRole::Floor, &many)?, client: measure(BenchRole::Client, &many)? };
+    say("rising loads, until the client is no longer exact");
+    let (trusted, trusted_is_a_lower_bound) = ladder(&paced)?;
+    let (paced, burst) = (paced_costs, burst_costs);
+    Ok(Costs { paced, burst, short, many, exact, arrivals, trusted, trusted_is_a_lower_bound })
+}
+
+fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
+    let (memory_streams, remark) = limits::most_in_flight(arguments.memory_streams);
+    if let Some(remark) = remark {
+        console.warn(&remark);
+    }
+    let costs = measure_all(arguments.streams, memory_streams, console)?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let failed = [&client, &burst_client, &short_client, &exact, &arrivals, &many_client];
+    let Costs { paced, burst, short, many, exact, arrivals, .. } = &costs;
+    let clients = [&paced.client, &burst.client, &short.client, &many.client, exact, arrivals];
+    let per_stream = |cost: &Cost| cost.memory_bytes / u64::from(memory_streams.max(1));
     Ok(Findings {
         format: "calibrate/bench-client",
         version: 1,
         cpus,
-        streams,
-        client_us_per_event: client.per_event_us(),
-        floor_us_per_event: floor.per_event_us(),
-        ratio: client.per_event_us() / floor.per_event_us(),
-        burst_client_us_per_event: burst_client.per_event_us(),
-        burst_floor_us_per_event: burst_floor.per_event_us(),
-        burst_ratio: burst_client.per_event_us() / burst_floor.per_event_us(),
-        client_us_per_request: short_client.per_request_us(),
-        floor_us_per_request: short_floor.per_request_us(),
+        streams: arguments.streams,
+        client_us_per_event: paced.client.per_event_us(),
+        floor_us_per_event: paced.floor.per_event_us(),
+        ratio: paced.client.per_event_us() / paced.floor.per_event_us(),
+        burst_client_us_per_event: burst.client.per_event_us(),
+        burst_floor_us_per_event: burst.floor.per_event_us(),
+        burst_ratio: burst.client.per_event_us() / burst.floor.per_event_us(),
+        client_us_per_request: short.client.per_request_us(),
+        floor_us_per_request: short.floor.per_request_us(),
         memory_streams,
-        client_bytes_per_stream: many_client.memory_bytes / u64::from(memory_streams.max(1)),
-        floor_bytes_per_stream: many_floor.memory_bytes / u64::from(memory_streams.max(1)),
-        client_errors: failed.iter().map(|cost| cost.failed).sum(),
+        client_bytes_per_stream: per_stream(&many.client),
+        floor_bytes_per_stream: per_stream(&many.floor),
+        client_errors: clients.iter().map(|cost| cost.failed).sum(),
         ttft_error_ms_p50: exact.ttft_error_ms[0],
         ttft_error_ms_p99: exact.ttft_error_ms[1],
         itl_error_ms_p50: exact.itl_error_ms[0],
         itl_error_ms_p99: exact.itl_error_ms[1],
         schedule_error_ms_p50: arrivals.schedule_error_ms[0],
         schedule_error_ms_p99: arrivals.schedule_error_ms[1],
-        trusted_events_per_second: trusted,
-        trusted_requests_per_second: TRUSTED_SHARE * cpus as f64 * 1e6 / short_client.per_request_us(),
-        trusted_is_a_lower_bound: is_bound,
+        trusted_events_per_second: costs.trusted,
+        trusted_requests_per_second: TRUSTED_SHARE * cpus as f64 * 1e6 / short.client.per_request_us(),
+        trusted_is_a_lower_bound: costs.trusted_is_a_lower_bound,
     })
 }
 
@@ -305,51 +330,46 @@ fn ladder(paced: &Task) -> anyhow::Result<(f64, bool)> {
     Ok((trusted, true))
 }
 
-fn table(findings: &Findings) -> String {
+fn table(f: &Findings) -> String {
     let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2} ms"));
-    let f = findings;
-    let row = |name: &str, client: String, floor: String, ratio: Option<f64>| {
-        let ratio = ratio.map(|ratio| format!("{ratio:.2} x")).unwrap_or_default();
-        format!("  {name:<44}{client:>12}{floor:>12}{ratio:>9}\n")
-    };
     let us = |value: f64| format!("{value:.2} us");
     let kb = |value: u64| format!("{:.1} kB", value as f64 / 1000.0);
-    let mut text = row("", "client".to_owned(), "bare hyper".to_owned(), None);
-    text += &row(
-        &format!("CPU per token event, {} paced streams", f.streams),
-        us(f.client_us_per_event),
-        us(f.floor_us_per_event),
-        Some(f.ratio),
-    );
-    text += &row(
-        "CPU per token event, 64 streams in a burst",
-        us(f.burst_client_us_per_event),
-        us(f.burst_floor_us_per_event),
-        Some(f.burst_ratio),
-    );
-    text += &row(
-        "CPU per request of one token",
-        us(f.client_us_per_request),
-        us(f.floor_us_per_request),
-        Some(f.client_us_per_request / f.floor_us_per_request),
-    );
-    text += &row(
-        &format!("memory per open stream, {} streams", f.memory_streams),
-        kb(f.client_bytes_per_stream),
-        kb(f.floor_bytes_per_stream),
-        None,
-    );
-    text += &format!("  {:<44}{:>12}{:>12}\n", "", "p50", "p99");
-    let exact = |name: &str, p50, p99| format!("  {name:<44}{:>12}{:>12}\n", ms(p50), ms(p99));
-    text += &exact("TTFT error against the server's stamps", f.ttft_error_ms_p50, f.ttft_error_ms_p99);
-    text += &exact("ITL error, absolute", f.itl_error_ms_p50, f.itl_error_ms_p99);
-    text +=
-        &exact("Poisson schedule error, 200 requests/s", f.schedule_error_ms_p50, f.schedule_error_ms_p99);
-    text += &format!("  client errors in all of this: {}\n\n", f.client_errors);
+    let row = |name: &str, client: String, floor: String, ratio: Option<f64>| {
+        let ratio = ratio.map(|ratio| format!("{ratio:.2} x")).unwrap_or_default();
+        format!("  {name:<44}{client:>12}{floor:>12}{ratio:>9}")
+    };
+    let cost = |name: &str, client, floor| row(name, us(client), us(floor), Some(client / floor));
+    let exact = |name: &str, p50, p99| format!("  {name:<44}{:>12}{:>12}", ms(p50), ms(p99));
     let least = if f.trusted_is_a_lower_bound { "at least " } else { "" };
-    text + &format!(
-        "this machine can be trusted with {least}{:.0} token events/s and {:.0} requests/s on {} processors, \
+    [
+        row("", "client".to_owned(), "bare hyper".to_owned(), None),
+        cost(
+            &format!("CPU per token event, {} paced streams", f.streams),
+            f.client_us_per_event,
+            f.floor_us_per_event,
+        ),
+        cost(
+            "CPU per token event, 64 streams in a burst",
+            f.burst_client_us_per_event,
+            f.burst_floor_us_per_event,
+        ),
+        cost("CPU per request of one token", f.client_us_per_request, f.floor_us_per_request),
+        row(
+            &format!("memory per open stream, {} streams", f.memory_streams),
+            kb(f.client_bytes_per_stream),
+            kb(f.floor_bytes_per_stream),
+            None,
+        ),
+        format!("  {:<44}{:>12}{:>12}", "", "p50", "p99"),
+        exact("TTFT error against the server's stamps", f.ttft_error_ms_p50, f.ttft_error_ms_p99),
+        exact("ITL error, absolute", f.itl_error_ms_p50, f.itl_error_ms_p99),
+        exact("Poisson schedule error, 200 requests/s", f.schedule_error_ms_p50, f.schedule_error_ms_p99),
+        format!("  client errors in all of this: {}\n", f.client_errors),
+        format!(
+            "this machine can be trusted with {least}{:.0} token events/s and {:.0} requests/s on {} processors, \
              the server on the same machine included",
-        f.trusted_events_per_second, f.trusted_requests_per_second, f.cpus
-    )
+            f.trusted_events_per_second, f.trusted_requests_per_second, f.cpus
+        ),
+    ]
+    .join("\n")
 }

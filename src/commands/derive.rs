@@ -90,6 +90,12 @@ fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
             capacity.per_replica, capacity.holds_at, capacity.fails_at
         ));
     }
+    if info.state != RunState::Complete {
+        lines.push(format!(
+            "The run was cut short ({}): what it measured until then is all there is",
+            info.reason.as_deref().unwrap_or("it was killed")
+        ));
+    }
     if info.target.simulated {
         lines.push("Measured on the embedded SIMULATED server: not for a real cluster".to_owned());
     }
@@ -140,7 +146,13 @@ impl Derived {
         // An HPA of an earlier derivation must not outlive the target it was made from.
         for name in Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug())) {
             if !self.manifests.iter().any(|(written, _)| *written == name) {
-                let _ = std::fs::remove_file(directory.join(name));
+                let path = directory.join(name);
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                    }
+                    _ => {}
+                }
             }
         }
         for (name, yaml) in &self.manifests {

@@ -178,7 +178,7 @@ impl Engine {
         let first_id = shared.next_id.load(Ordering::Relaxed);
         let paced = match (work, step.load) {
             (StepWork::Clients(requests), Load::Concurrency(level)) => {
-                shared.set_level(planned, requests, level);
+                shared.set_level(planned, *requests, level);
                 None
             }
             (StepWork::Clients(_), _) => None,
@@ -236,7 +236,7 @@ impl Engine {
         let patience = shared.clock.now() + Seconds(2.0);
         while self.in_flight() > 0 && shared.clock.now() < patience {
             while let Ok(job) = shared.jobs.try_recv() {
-                shared.finish(job, None);
+                shared.finish(&job, None);
             }
             if shared.is_aborted() {
                 shared.watchdog.cut_off();
@@ -283,11 +283,11 @@ async fn grow_as_wanted(mut pool: Pool, shared: Arc<Shared>) -> Pool {
         }
         let (up, wanted) =
             (shared.workers_up.load(Ordering::Acquire), shared.workers_wanted.load(Ordering::Acquire));
-        if wanted > up {
-            if let Err(error) = pool.grow(wanted - up).await {
-                let message = format!("no more workers could be added to {up}: {error}");
-                shared.sink.event(Event::Remark { time: shared.clock.now(), message });
-            }
+        if wanted > up
+            && let Err(error) = pool.grow(wanted - up).await
+        {
+            let message = format!("no more workers could be added to {up}: {error}");
+            shared.sink.event(Event::Remark { time: shared.clock.now(), message });
         }
     }
 }
@@ -348,7 +348,7 @@ impl Shared {
         self.want_workers(busy + 1);
         if let Err(error) = self.sender.try_send(job) {
             // The channel is closed: the run is over, and the request was never sent.
-            self.finish(error.into_inner(), None);
+            self.finish(&error.into_inner(), None);
         }
     }
 
@@ -387,7 +387,7 @@ impl Shared {
     }
 
     /// Records how a request came out. `None`: it was never sent.
-    fn finish(&self, job: Job, answer: Option<Answer>) {
+    fn finish(&self, job: &Job, answer: Option<Answer>) {
         let mut outcome = RequestOutcome {
             id: job.id,
             step: job.step,
@@ -435,7 +435,7 @@ impl Shared {
         let mut pause = RETRY_PAUSE_FIRST;
         while let Some(job) = next {
             if self.is_aborted() {
-                self.finish(job, None);
+                self.finish(&job, None);
                 return;
             }
             let closed_loop = job.closed_loop;
@@ -444,7 +444,7 @@ impl Shared {
             let answer =
                 AssertUnwindSafe(ask).catch_unwind().await.unwrap_or_else(|panic| self.panicked(&*panic));
             let failed = answer.failure.is_some();
-            self.finish(job, Some(answer));
+            self.finish(&job, Some(answer));
             if closed_loop && failed {
                 self.rest(pause).await;
                 pause = (pause * 2).min(RETRY_PAUSE_MOST);

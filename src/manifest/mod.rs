@@ -25,9 +25,8 @@ pub struct ManifestFile {
     pub yaml: String,
 }
 
-/// What the External metric of a GPU HPA is summed over where no cluster or location is named.
-const UNSELECTIVE: &str = "WARNING: without --cluster-name and --location this External metric is summed over every \
-    cluster of the project that has such series";
+/// The tolerance of a controller that is not told another.
+const DEFAULT_TOLERANCE: f64 = 0.1;
 
 /// All manifests of a recommendation. `provenance` says, in lines, where the numbers come from.
 ///
@@ -43,7 +42,7 @@ pub fn render_all(
     for target in &recommendation.targets {
         if let Ok(average) = target.average_value {
             let value = per_replica(target.signal, average, names);
-            let header = hpa_header(target, recommendation.recommended, average, names, provenance);
+            let header = hpa_header(target, recommendation, average, names, provenance);
             let name = format!("hpa-{}.yaml", target.signal.slug());
             files.push(ManifestFile { name, yaml: to_yaml(&hpa(target.signal, value, names), &header)? });
         }
@@ -57,6 +56,7 @@ pub fn render_all(
     }
     let dcgm = [
         "Scrapes GPU utilization from the DCGM exporter; the name is lower-cased, since the HPA finds no other.",
+        "It selects pods of its own namespace only: apply it to the one that the exporter runs in.",
     ];
     files.push(ManifestFile {
         name: "podmonitoring-tgi.yaml".to_owned(),
@@ -81,48 +81,72 @@ fn per_replica(signal: Signal, average: Milli, names: &ClusterNames) -> Milli {
 
 fn hpa_header(
     target: &Target,
-    recommended: Option<Signal>,
+    recommendation: &Recommendation,
     average: Milli,
     names: &ClusterNames,
     provenance: &[String],
 ) -> Vec<String> {
     let signal = target.signal;
     let mut lines = vec![format!("Scales {} on {}.", names.deployment, signal.title())];
-    lines.push(if recommended == Some(signal) {
-        "This is the recommended one. Apply only one of the HPAs: two on one Deployment block each other."
-            .to_owned()
-    } else {
-        "This is not the recommended one. Apply only one of the HPAs: two on one Deployment block each other."
-            .to_owned()
-    });
+    if let Some(warning) = unselective(names).filter(|_| signal.is_external()) {
+        lines.push(format!("WARNING: {warning}"));
+    }
+    let rank = if recommendation.recommended == Some(signal) { "the" } else { "not the" };
+    lines.push(format!(
+        "This is {rank} recommended one. Apply only one of the HPAs: a second one on the Deployment replaces it or \
+         stops both."
+    ));
     lines.extend(provenance.iter().cloned());
     lines.extend(target.terms.iter().map(|term| format!("{}: {}", term.name, term.value)));
     if signal.is_external() && names.gpus_per_replica > 1 {
         let value = per_replica(signal, average, names);
         lines.push(format!(
-            "times {} GPUs of a replica, whose series are summed: {value}",
+            "written below, for the {} GPUs of a replica, whose series are summed: averageValue {value}",
             names.gpus_per_replica
         ));
     }
     lines.extend(target.remarks.iter().map(|remark| format!("Note: {remark}")));
-    if signal.is_external() && !names.is_selective() {
-        lines.push(UNSELECTIVE.to_owned());
-    }
+    lines.extend(tolerance_warning(recommendation));
     lines
+}
+
+/// What an External metric of these names is summed over beyond the wanted cluster.
+fn unselective(names: &ClusterNames) -> Option<&'static str> {
+    match (&names.cluster, &names.location) {
+        (Some(_), Some(_)) => None,
+        (Some(_), None) => Some("without --location the GPU metric is summed over all clusters of that name"),
+        (None, Some(_)) => {
+            Some("without --cluster-name the GPU metric is summed over all clusters of the location")
+        }
+        (None, None) => Some(
+            "without --cluster-name and --location the GPU metric is summed over all clusters of the project",
+        ),
+    }
+}
+
+/// A target that reckons with another tolerance than the controller has misses its mark.
+fn tolerance_warning(recommendation: &Recommendation) -> Option<String> {
+    let tolerance = recommendation.tolerance;
+    (tolerance != DEFAULT_TOLERANCE).then(|| {
+        format!(
+            "the targets reckon with a tolerance of {tolerance}, and controllers have {DEFAULT_TOLERANCE} unless told \
+             otherwise: by --horizontal-pod-autoscaler-tolerance, or by behavior.scaleUp.tolerance in the HPA"
+        )
+    })
 }
 
 /// Warnings about manifests that a reader should see without opening them.
 pub fn warnings(recommendation: &Recommendation, names: &ClusterNames) -> Vec<String> {
     let external = recommendation.targets.iter().any(|t| t.signal.is_external() && t.average_value.is_ok());
-    let unselective = external && !names.is_selective();
-    unselective
-        .then(|| {
-            "the GPU HPAs select no cluster and location, so they sum over the whole project; name yours with \
-             --cluster-name and --location"
-                .to_owned()
-        })
-        .into_iter()
-        .collect()
+    let several = external && names.gpus_per_replica > 1;
+    let gpus = several.then(|| {
+        format!(
+            "the GPU targets are per GPU; their HPAs carry {} times that, since the series of a replica's GPUs are summed",
+            names.gpus_per_replica
+        )
+    });
+    let unselective = unselective(names).filter(|_| external).map(str::to_owned);
+    unselective.into_iter().chain(gpus).chain(tolerance_warning(recommendation)).collect()
 }
 
 #[cfg(test)]

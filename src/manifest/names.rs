@@ -49,7 +49,7 @@ impl Default for ClusterNames {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} '{value}' is not {expected}")]
 pub struct NamesError {
-    /// The field of the scenario.
+    /// The flag of `run`, which is also the field of the scenario's `cluster`, less its `hpa-`.
     pub field: &'static str,
     /// Its value.
     pub value: String,
@@ -61,11 +61,6 @@ const SUBDOMAIN: &str = "a DNS subdomain: at most 253 lower-case letters, digits
 const LABEL: &str = "a DNS label: at most 63 lower-case letters, digits and '-'";
 
 impl ClusterNames {
-    /// Whether External metrics can be held to this cluster.
-    pub fn is_selective(&self) -> bool {
-        self.cluster.is_some() && self.location.is_some()
-    }
-
     /// Checks everything that the API server would refuse.
     pub fn validate(&self) -> Result<(), NamesError> {
         let check = |ok: bool, field, value: &dyn ToString, expected| {
@@ -125,5 +120,5 @@ fn is_port(port: &str) -> bool {
         return port.parse::<u16>().is_ok_and(|port| port > 0);
     }
     // A name of at most 15 characters with at least one letter (IANA_SVC_NAME).
-    is_dns(port, 15, false) && !port.contains("--")
+    is_dns(port, 15, false) && !port.contains("--") && port.bytes().any(|b| b.is_ascii_lowercase())
 }

@@ -91,7 +91,7 @@ fn several_gpus_of_a_replica_multiply_the_target_of_gpu_metrics_alone() {
     let files = render_all(&recommendation(), &names, &[]).unwrap();
     let values: Vec<String> = files[..3].iter().map(|file| average_value(&parse(&file.yaml))).collect();
     assert_eq!(values, ["22", "352", "352492m"]);
-    assert!(files[1].yaml.contains("times 4 GPUs"));
+    assert!(files[1].yaml.contains("for the 4 GPUs of a replica"));
 }
 
 #[test]
@@ -102,6 +102,24 @@ fn without_a_cluster_the_warning_is_given_and_no_placeholder_written() {
     assert!(!files[1].yaml.contains("cluster_name:"));
     assert_eq!(warnings(&recommendation(), &names).len(), 1);
     assert!(warnings(&recommendation(), &super::tests::names()).is_empty());
+    let no_location = ClusterNames { location: None, ..super::tests::names() };
+    assert!(warnings(&recommendation(), &no_location)[0].starts_with("without --location"));
+}
+
+#[test]
+fn a_tolerance_that_controllers_do_not_have_by_default_is_warned_of() {
+    let other = Recommendation { tolerance: 0.05, ..recommendation() };
+    let said = "behavior.scaleUp.tolerance";
+    assert!(warnings(&other, &names())[0].contains(said));
+    let yaml = render_all(&other, &names(), &[]).unwrap()[0].yaml.replace("\n#  ", "");
+    assert!(yaml.contains(said), "{yaml}");
+    assert!(!render_all(&recommendation(), &names(), &[]).unwrap()[0].yaml.contains("tolerance"));
+}
+
+#[test]
+fn an_average_value_without_a_unit_is_quoted() {
+    let files = render_all(&recommendation(), &names(), &[]).unwrap();
+    assert!(files[0].yaml.contains("averageValue: \"22\""), "{}", files[0].yaml);
 }
 
 #[test]
@@ -114,6 +132,7 @@ fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
         (ClusterNames { app: "-x".into(), ..names() }, "app"),
         (ClusterNames { metrics_port: "70000".into(), ..names() }, "metrics-port"),
         (ClusterNames { metrics_port: "Http!".into(), ..names() }, "metrics-port"),
+        (ClusterNames { metrics_port: "1-2".into(), ..names() }, "metrics-port"),
         (ClusterNames { cluster: Some("a\nb".into()), ..names() }, "cluster-name"),
         (ClusterNames { min_replicas: 0, ..names() }, "min-replicas"),
         (ClusterNames { max_replicas: 0, ..names() }, "max-replicas"),
@@ -140,7 +159,10 @@ fn would_be_accepted(hpa: &HorizontalPodAutoscaler) -> bool {
         target.average_value.as_ref().unwrap().0.trim_end_matches(['m', 'k', 'M']).parse().unwrap();
     let type_fits = (metric.type_ == "Pods") == metric.pods.is_some();
     let lower_case = metric.external.is_none() || identifier.name == identifier.name.to_lowercase();
+    let scaled = &spec.scale_target_ref;
     spec.min_replicas.unwrap() >= 1
+        && (scaled.kind.as_str(), scaled.api_version.as_deref()) == ("Deployment", Some("apps/v1"))
+        && !scaled.name.is_empty()
         && spec.max_replicas >= spec.min_replicas.unwrap()
         && one_source
         && type_fits
@@ -158,7 +180,11 @@ proptest! {
         namespace in "(no|on|null|true|1e3|0x1f|007|12|y|[a-z]([a-z0-9-]{0,8}[a-z0-9])?)",
         header in "\\PC{0,40}(\n|\r|:|#|---)?\\PC{0,40}",
     ) {
-        let names = ClusterNames { namespace: namespace.clone(), container: namespace, ..names() };
+        let app = namespace.clone();
+        let names = ClusterNames { namespace: namespace.clone(), container: namespace, app, ..names() };
+        let monitoring = pod_monitoring_tgi(&names);
+        let yaml = to_yaml(&monitoring, std::slice::from_ref(&header)).unwrap();
+        prop_assert_eq!(serde_saphyr::from_str::<PodMonitoring>(&yaml).unwrap(), monitoring);
         for signal in Signal::ALL {
             let object = hpa(signal, Milli(milli), &names);
             let yaml = to_yaml(&object, std::slice::from_ref(&header)).unwrap();

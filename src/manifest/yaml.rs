@@ -35,7 +35,8 @@ pub fn to_yaml<T: Serialize>(object: &T, header: &[String]) -> Result<String, Ma
 fn push_comment(yaml: &mut String, text: &str) {
     let mut line = "#".to_owned();
     for word in text.split_whitespace() {
-        let word: String = word.chars().filter(|c| !c.is_control()).collect();
+        let word: String =
+            word.chars().filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')).collect();
         if line.len() + word.len() >= WIDTH && line.len() > 3 {
             yaml.push_str(&line);
             yaml.push('\n');

@@ -11,7 +11,7 @@ pub enum StepWork {
     /// Open loop: arrivals with their times from the start of the step, in order.
     Arrivals(Box<dyn Iterator<Item = (Seconds, PlannedRequest)> + Send>),
     /// Closed loop: requests in the order in which clients become free.
-    Clients(RequestSampler),
+    Clients(Box<RequestSampler>),
 }
 
 /// The work of every step. A step has its own random numbers, so that its work does not depend on
@@ -33,7 +33,7 @@ impl Schedule {
     pub fn work(&self, step: &Step) -> StepWork {
         let mut requests = self.requests.sampler(self.seed, step.place);
         match step.load {
-            Load::Concurrency(_) => StepWork::Clients(requests),
+            Load::Concurrency(_) => StepWork::Clients(Box::new(requests)),
             Load::Trace(_) => StepWork::Arrivals(Box::new(self.of_trace(step))),
             Load::Rate(_) | Load::Linear { .. } => {
                 let rng = stream(self.seed, &format!("arrivals of step {}", step.place));

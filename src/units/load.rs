@@ -35,7 +35,7 @@ impl Load {
         match self {
             Load::Rate(rate) | Load::Trace(rate) => rate.0,
             Load::Concurrency(level) => f64::from(*level),
-            Load::Linear { from, to } => (from.0 + to.0) / 2.0,
+            Load::Linear { from, to } => f64::midpoint(from.0, to.0),
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Cost, Task, cpu_seconds, memory};
 use crate::commands::run::Live;
 use crate::drive::{Engine, EngineConfig, PromptMaker, Sink, StopLevel, Target, Wire, client_builder};
 use crate::measurement::{Event, Load, RequestOutcome, RunClock};
-use crate::plan::{Api, RequestSource, Schedule, Spacing, Step};
+use crate::plan::{Api, RequestSource, Schedule, Spacing, Step, StepWork};
 use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
 use crate::scenario::{Arrivals, SizeSpec};
 use crate::units::{Rate, Replicas, Seconds};
@@ -26,7 +26,37 @@ struct Counter {
     failed: AtomicU64,
     worst_lag: Mutex<Seconds>,
     /// Outcomes with the gaps between their tokens, where they are to be compared.
-    kept: Option<Mutex<Vec<(RequestOutcome, Vec<u32>)>>>,
+    kept: Option<Mutex<Vec<Kept>>>,
+}
+
+/// An outcome and the gaps between its tokens, microseconds.
+type Kept = (RequestOutcome, Vec<u32>);
+
+impl Counter {
+    fn new(live: Arc<Live>, keeps: bool) -> Counter {
+        Counter {
+            live,
+            events: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            worst_lag: Mutex::default(),
+            kept: keeps.then(Mutex::default),
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            events: self.events.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            lag: *self.worst_lag.lock().unwrap_or_else(PoisonError::into_inner),
+            ..Cost::default()
+        }
+    }
+
+    fn kept(&self) -> Option<Vec<Kept>> {
+        Some(std::mem::take(&mut *self.kept.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
 }
 
 impl Sink for Counter {
@@ -51,69 +81,64 @@ impl Sink for Counter {
 
 /// Drives one step, and says what it cost and how exact it was.
 pub(super) async fn measure(task: &Task) -> anyhow::Result<Cost> {
-    let directory = tempfile_directory()?;
+    let directory = scratch_directory()?;
     let clock = RunClock::start();
     let recorder = Recorder::create(&directory, info())?;
     let live = Arc::new(Live::new(recorder.handle(), Replicas(1)));
-    let counter = Arc::new(Counter {
-        live: Arc::clone(&live),
-        events: AtomicU64::new(0),
-        requests: AtomicU64::new(0),
-        failed: AtomicU64::new(0),
-        worst_lag: Mutex::default(),
-        kept: task.exactness.then(Mutex::default),
-    });
+    let counter = Arc::new(Counter::new(Arc::clone(&live), task.exactness));
+    let prompts = PromptMaker::uncalibrated(SEED, 0);
+    let cost = drive(task, clock, &prompts, &counter).await?;
+    live.close();
+    recorder.finish(RunState::Complete, None)?;
+    std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    let Some(kept) = counter.kept() else { return Ok(cost) };
+    let errors = compare(&kept, &stamps(task.port).await?, &prompts, clock);
+    Ok(Cost {
+        ttft_error_ms: errors.ttft,
+        itl_error_ms: errors.itl,
+        schedule_error_ms: errors.schedule,
+        ..cost
+    })
+}
+
+async fn drive(
+    task: &Task,
+    clock: RunClock,
+    prompts: &PromptMaker,
+    counter: &Arc<Counter>,
+) -> anyhow::Result<Cost> {
     let url = format!("http://127.0.0.1:{}/{}/{}", task.port, task.ttft_us, task.gap_us);
     let wire = Wire { api: Api::Generate, stream: true, declared_output: None, timeout: Seconds(60.0) };
     let target = Target::new(&url, wire, client_builder().build()?)?;
-    let prompts = PromptMaker::uncalibrated(SEED, 0);
-    let (stop, changes) = watch::channel(StopLevel::Run);
-    let config = EngineConfig {
-        target,
-        prompts: prompts.clone(),
-        max_in_flight: task.streams,
-        first_id: 0,
-        clock,
-        stop: changes,
-    };
+    let (stopper, stop) = watch::channel(StopLevel::Run);
+    let (prompts, max_in_flight) = (prompts.clone(), task.streams);
+    let config = EngineConfig { target, prompts, max_in_flight, first_id: 0, clock, stop };
     let memory_before = memory();
-    let engine = Engine::start(config, Arc::clone(&counter) as Arc<dyn Sink>).await?;
+    let engine = Engine::start(config, Arc::clone(counter) as Arc<dyn Sink>).await?;
     let before = cpu_seconds();
+    let (one, its_work) = work(task);
+    engine.drive(one, its_work).await;
+    engine.close_loop();
+    let drained = engine.drain(clock.now() + Seconds(60.0)).await;
+    let (cpu, memory) = (cpu_seconds() - before, memory().saturating_sub(memory_before));
+    stopper.send_replace(StopLevel::Abort);
+    engine.shutdown().await?;
+    let cost = counter.cost();
+    Ok(Cost { cpu_seconds: cpu, memory_bytes: memory, failed: cost.failed + u64::from(!drained), ..cost })
+}
+
+/// The one step of a task.
+fn work(task: &Task) -> (Step, StepWork) {
     let load = task.rate.map_or(Load::Concurrency(task.streams), |rate| Load::Rate(Rate(rate)));
-    let step =
-        Step { index: 0, place: 0, load, offset: Seconds::ZERO, warm_up: Seconds::ZERO, length: task.length };
+    let (zero, length) = (Seconds::ZERO, task.length);
+    let step = Step { index: 0, place: 0, load, offset: zero, warm_up: zero, length };
     let schedule = Schedule {
         seed: SEED,
         spacing: Spacing::new(Arrivals::Poisson, None),
         requests: RequestSource::Specs(SizeSpec::Fixed(INPUT_TOKENS), SizeSpec::Fixed(task.tokens)),
         trace: None,
     };
-    engine.drive(step, schedule.work(&step)).await;
-    engine.close_loop();
-    let drained = engine.drain(clock.now() + Seconds(60.0)).await;
-    let cost = Cost {
-        cpu_seconds: cpu_seconds() - before,
-        memory_bytes: memory().saturating_sub(memory_before),
-        events: counter.events.load(Ordering::Relaxed),
-        requests: counter.requests.load(Ordering::Relaxed),
-        failed: counter.failed.load(Ordering::Relaxed) + u64::from(!drained),
-        lag: *counter.worst_lag.lock().unwrap_or_else(PoisonError::into_inner),
-        ..Cost::default()
-    };
-    stop.send_replace(StopLevel::Abort);
-    engine.shutdown().await?;
-    live.close();
-    recorder.finish(RunState::Complete, None)?;
-    let cleaned = std::fs::remove_dir_all(&directory);
-    let cost = match &counter.kept {
-        Some(kept) => {
-            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            compare(cost, &kept, &stamps(task.port).await?, &prompts, clock)
-        }
-        None => cost,
-    };
-    cleaned.with_context(|| format!("cannot remove {}", directory.display()))?;
-    Ok(cost)
+    (step, schedule.work(&step))
 }
 
 /// When the server sent each event of each prompt.
@@ -124,13 +149,19 @@ async fn stamps(port: u16) -> anyhow::Result<HashMap<String, Vec<u64>>> {
         .map_err(|error| anyhow!("the bench server's stamps cannot be read: {error}"))
 }
 
+/// How far the client's times are from the server's.
+struct Errors {
+    ttft: [Option<f64>; 2],
+    itl: [Option<f64>; 2],
+    schedule: [Option<f64>; 2],
+}
+
 fn compare(
-    cost: Cost,
-    kept: &[(RequestOutcome, Vec<u32>)],
+    kept: &[Kept],
     stamps: &HashMap<String, Vec<u64>>,
     prompts: &PromptMaker,
     clock: RunClock,
-) -> Cost {
+) -> Errors {
     // Both clocks are the system's monotonic one; the nearest of a few readings gives their distance.
     let offset =
         (0..100).map(|_| monotonic_nanos() as f64 / 1e9 - clock.now().0).fold(f64::INFINITY, f64::min);
@@ -146,13 +177,12 @@ fn compare(
     }
     let at = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
-        let at = |share: f64| values.get((values.len() as f64 * share) as usize).copied();
-        [at(0.50), at(0.99)]
+        [0.50, 0.99].map(|share| values.get((values.len() as f64 * share) as usize).copied())
     };
-    Cost { ttft_error_ms: at(ttft), itl_error_ms: at(itl), schedule_error_ms: at(schedule), ..cost }
+    Errors { ttft: at(ttft), itl: at(itl), schedule: at(schedule) }
 }
 
-fn tempfile_directory() -> anyhow::Result<std::path::PathBuf> {
+fn scratch_directory() -> anyhow::Result<std::path::PathBuf> {
     let name = format!("calibrate-bench-{}-{}", std::process::id(), monotonic_nanos());
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;

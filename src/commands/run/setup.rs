@@ -7,7 +7,9 @@ use super::resume::Earlier;
 use super::{limits, load, safety};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
-use crate::drive::{self, DriveError, Engine, EngineConfig, Probe, StopLevel, Target, Wire, probe};
+use crate::drive::{
+    self, DriveError, Engine, EngineConfig, Probe, PromptMaker, StopLevel, Target, Wire, probe,
+};
 use crate::measurement::{Event, FailureKind, RunClock, Source};
 use crate::observe::{self, Observer, Scraped};
 use crate::plan::Schedule;
@@ -74,22 +76,9 @@ impl Setup {
             console.warn(&remark);
         }
         let (simulator, url) = start_server(scenario, console).await?;
-        let wire = Wire {
-            api: scenario.api,
-            stream: scenario.stream,
-            declared_output: scenario.max_new_tokens,
-            timeout: scenario.timeout,
-        };
-        let target = Target::new(&url, wire, access.load.clone()).or_exit(Exit::Usage)?;
+        let target = Target::new(&url, wire(scenario), access.load.clone()).or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
-        console.note(
-            "three single requests first: does it answer, how does it count tokens, how long does one take",
-        );
-        let probe = probe(&target, RunClock::start(), prompts, exact, schedule.typical()).await;
-        let probe = probe.map_err(|error| Failure { exit: exit_of(&error), error: error.into() })?;
-        for remark in &probe.remarks {
-            console.warn(remark);
-        }
+        let probe = look_at(&target, prompts, exact, &schedule, console).await?;
         let started = jiff::Timestamp::now();
         let clock = earlier.map_or_else(RunClock::start, |earlier| RunClock::resume(earlier.now(started)));
         let scraped = scrape_targets(scenario, &target, &access, simulator.is_some());
@@ -130,6 +119,34 @@ impl Setup {
             }
         }
     }
+}
+
+fn wire(scenario: &Scenario) -> Wire {
+    Wire {
+        api: scenario.api,
+        stream: scenario.stream,
+        declared_output: scenario.max_new_tokens,
+        timeout: scenario.timeout,
+    }
+}
+
+/// Sends the first few requests, one by one.
+async fn look_at(
+    target: &Target,
+    prompts: PromptMaker,
+    exact: bool,
+    schedule: &Schedule,
+    console: Console,
+) -> Result<Probe, Failure> {
+    console.note(
+        "three single requests first: does it answer, how does it count tokens, how long does one take",
+    );
+    let probe = probe(target, RunClock::start(), prompts, exact, schedule.typical()).await;
+    let probe = probe.map_err(|error| Failure { exit: exit_of(&error), error: error.into() })?;
+    for remark in &probe.remarks {
+        console.warn(remark);
+    }
+    Ok(probe)
 }
 
 /// A request that the server finds wrong is bad input; a server that cannot serve it has failed.

@@ -139,6 +139,37 @@ fn a_stream_that_stops_anywhere_before_its_end_is_truncated() {
 }
 
 #[test]
+fn an_openai_stream_that_breaks_off_before_its_finish_reason_is_truncated() {
+    for (file, format) in [
+        ("3.3.7/chat_stream_usage.txt", StreamFormat::Chat),
+        ("3.3.7/completions_stream.txt", StreamFormat::Completions),
+    ] {
+        let (_, body) = recorded(file);
+        let reason = memchr::memmem::find(&body, b"\"length\"").expect("a finish reason");
+        for end in 0..reason {
+            let kind = decode(format, &[&body[..end]]).end.unwrap_err().kind;
+            assert_eq!(kind, FailureKind::Truncated, "{file} cut at {end}");
+        }
+    }
+    let done = decode(StreamFormat::Completions, &[b"data: [DONE]\n\n"]);
+    assert_eq!(done.end.unwrap_err().kind, FailureKind::Truncated, "no token came");
+}
+
+#[test]
+fn a_chunk_with_several_tokens_counts_them_where_the_server_says_how_many() {
+    let chunk = |tokens: u32| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":null}}],\
+             \"usage\":{{\"prompt_tokens\":4,\"completion_tokens\":{tokens}}}}}\n\n"
+        )
+    };
+    let mut decoder = StreamDecoder::new(StreamFormat::Chat);
+    let mut seen = Vec::new();
+    decoder.feed([chunk(1), chunk(4), chunk(5)].concat().as_bytes(), |event| seen.push(event.tokens));
+    assert_eq!(seen, [1, 3, 1]);
+}
+
+#[test]
 fn empty_role_chunks_comments_and_empty_texts_are_no_tokens() {
     let chunk = |content: &str, reason: &str| {
         format!(
