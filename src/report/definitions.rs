@@ -1,7 +1,7 @@
 //! What the figures mean. Printed with them.
 
 /// Term and definition.
-pub(super) const DEFINITIONS: [(&str, &str); 11] = [
+pub(super) const DEFINITIONS: [(&str, &str); 13] = [
     (
         "latency",
         "counts from the scheduled send time in open loop, so a late client makes it longer, never shorter",
@@ -11,13 +11,21 @@ pub(super) const DEFINITIONS: [(&str, &str); 11] = [
         "TTFT",
         "time to first token: to the first event that carries a non-empty token; headers and comments do not count",
     ),
-    ("ITL", "inter-token latency: each gap between consecutive token events"),
+    (
+        "ITL",
+        "inter-token latency: each gap between consecutive token events; the tokens of one event share its gap, where the server says how many it holds",
+    ),
     ("TPOT", "time per output token: (E2E - TTFT) / (output tokens - 1), by the server's token count"),
     ("E2E", "end to end: to the last event"),
     ("goodput", "requests within every latency limit / all attempts; failures are not good"),
     (
         "percentile",
-        "nearest rank; for an SLO over all attempts, a failed one being infinitely late; in tables over the successful",
+        "nearest rank; for an SLO over all attempts, a failed one being infinitely late and one that the end of the run cut off at least as late as it had become; in tables over the successful",
+    ),
+    ("mean", "for an SLO over the successful, and only where at most 1 % of the attempts failed"),
+    (
+        "closed loop",
+        "each client sends when its last answer has ended; after a failure it waits 100 ms, doubling to 1 s with each in a row",
     ),
     (
         "offered, achieved",

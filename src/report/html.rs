@@ -25,7 +25,7 @@ struct Page<'a> {
     plots: &'a [Plot],
     steps: Vec<StepRow>,
     slo_columns: Vec<String>,
-    definitions: [(&'static str, &'static str); 11],
+    definitions: [(&'static str, &'static str); DEFINITIONS.len()],
     manifests: &'a [(String, String)],
     facts: &'a super::RunFacts,
     tolerance: String,
