@@ -6,6 +6,7 @@
 mod capacity;
 mod gauges;
 mod latency;
+pub mod server_model;
 mod slo;
 mod steps;
 mod timeline;
