@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use calibrate::analyze::Measured;
 use calibrate::analyze::server_model::{
-    ForwardCost, Interval, Workload, admission, capacity, fit, intervals, judge_load, token_budget,
+    ForwardCost, Interval, KnownLimits, Workload, admission, capacity, fit, intervals, judge_load, predict,
+    token_budget,
 };
 use calibrate::batching::{Admission, ServerModel};
 use calibrate::measurement::{Phase, RequestOutcome, Sample, Series, Source};
-use calibrate::plan::{ArrivalTimes, Spacing, stream};
-use calibrate::units::{Load, Rate, Seconds, Slo};
+use calibrate::plan::{ArrivalTimes, RequestSource, Spacing, stream};
+use calibrate::simulator::Preset;
+use calibrate::units::{Load, Rate, Replicas, Seconds, Slo};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -124,8 +127,8 @@ fn guided() -> (Vec<Window>, ServerModel) {
     assert_eq!(admission, Admission::Chunking);
     let all: Vec<Interval> = windows.iter().flat_map(Window::intervals).collect();
     let cost = fit(&all, &admission).unwrap();
-    let budget = windows.iter().filter_map(|window| token_budget(&window.samples())).max().unwrap();
-    let model = model(&cost, admission, budget);
+    let samples: Vec<&Sample> = windows.iter().flat_map(Window::samples).collect();
+    let model = model(&cost, admission, token_budget(&samples, 399.0).unwrap_or(u32::MAX));
     (windows, model)
 }
 
@@ -232,4 +235,51 @@ fn the_identity_of_tokens_and_forwards_is_exact() {
         let naive = sum(|i| i.tokens) / sum(|i| i.decodes);
         assert!(!chunking || naive / of_decodes > 1.05, "{name}: tokens over decodes alone would be {naive}");
     }
+}
+
+/// The committed sample is a run against the embedded server, whose truth is known.
+#[test]
+fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
+    let run = calibrate::record::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample")).unwrap();
+    let slos: Vec<Slo> = ["ttft:p95:1s", "tpot:p95:50ms"].map(|slo| slo.parse().unwrap()).into();
+    let measured = Measured {
+        requests: &run.requests,
+        samples: &run.samples,
+        events: &run.events,
+        gaps: &run.gaps,
+        replicas: Replicas(1),
+    };
+    let known = KnownLimits { declared_output: None, max_concurrent_requests: 128, max_prefill_tokens: 2048 };
+    let prediction = predict(&measured, &slos, &known).unwrap();
+    let truth = Preset::by_name("demo").unwrap().config().model;
+    let (cost, n) = (prediction.cost, 20_000);
+    for (found, true_) in [
+        (cost.decode_base, truth.decode_base),
+        (cost.decode_per_sequence, truth.decode_per_sequence),
+        (cost.prefill_base, truth.prefill_base),
+        (cost.prefill_per_token, truth.prefill_per_token),
+    ] {
+        assert!((found.0 / true_.0 - 1.0).abs() < 0.01, "{found} for {true_}: {prediction:?}");
+    }
+    let sizes = RequestSource::Specs(
+        "lognormal:mean=128,sd=64".parse().unwrap(),
+        "lognormal:mean=48,sd=24".parse().unwrap(),
+    );
+    let mut sampler = sizes.sampler(5, 0);
+    let arrivals = ArrivalTimes::new(
+        Load::Rate(Rate(1.0)),
+        Seconds(2.0 * f64::from(n)),
+        Spacing::Poisson,
+        stream(2, "truth"),
+    );
+    let workload = Workload {
+        arrivals: arrivals.take(n as usize).map(|time| time.0).collect(),
+        sizes: (0..n).map(|_| sampler.sample()).map(|r| (r.input.unwrap(), r.output)).collect(),
+        declared_output: None,
+        warm_up: 200,
+    };
+    let truth = capacity(&truth, &workload, &slos, (Rate(8.0), Rate(32.0))).unwrap();
+    let (low, high) = (prediction.capacity, prediction.without_limit);
+    assert!(low.0 < truth.0 * 1.02 && high.0 > truth.0 * 0.98, "{low} to {high} for {truth}: {prediction:?}");
+    assert!(high.0 / low.0 < 1.15, "{low} to {high}");
 }

@@ -1,8 +1,9 @@
 //! Gauges over a window: mean with an error that knows about autocorrelation.
 
-use super::GaugeSummary;
+use super::{GaugeSummary, Measured};
 use crate::measurement::{Sample, Series, Source};
 use crate::units::Seconds;
+use std::collections::BTreeMap;
 
 /// A series between two times, over all replicas: mean per replica.
 ///
@@ -39,6 +40,18 @@ pub(super) fn summarize(
         min: values.iter().map(|v| v.2).fold(f64::INFINITY, f64::min),
         max: values.iter().map(|v| v.2).fold(f64::NEG_INFINITY, f64::max),
     })
+}
+
+/// The samples of each replica's server in the order of time.
+pub(super) fn by_replica<'a>(measured: &Measured<'a>) -> BTreeMap<u32, Vec<&'a Sample>> {
+    let mut replicas: BTreeMap<u32, Vec<&Sample>> = BTreeMap::new();
+    for sample in measured.samples.iter().filter(|s| s.source == Source::Server) {
+        replicas.entry(sample.replica).or_default().push(sample);
+    }
+    for samples in replicas.values_mut() {
+        samples.sort_by(|a, b| a.time.0.total_cmp(&b.time.0));
+    }
+    replicas
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! From a recorded run to everything that is derived from it. `run` ends with this and `report`
 //! repeats it, so that both say the same.
 
+use crate::analyze::server_model::{KnownLimits, NoPrediction, Prediction, predict};
 use crate::analyze::{Analysis, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
@@ -16,6 +17,7 @@ use std::path::Path;
 /// What a record tells.
 pub(super) struct Derived {
     analysis: Analysis,
+    prediction: Result<Prediction, NoPrediction>,
     recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
@@ -45,6 +47,7 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         replicas: Replicas(scenario.replicas),
     };
     let analysis = analyze(&measured, &scenario.slos);
+    let prediction = predict(&measured, &scenario.slos, &known_limits(run, scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
     let mut manifests = Vec::new();
@@ -54,7 +57,23 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
         manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+    Ok(Derived { facts: facts(run, scenario), analysis, prediction, recommendation, manifests })
+}
+
+/// What TGI does where its `/info` says nothing.
+const MAX_CONCURRENT_REQUESTS: u32 = 128;
+const MAX_BATCH_PREFILL_TOKENS: u32 = 4096;
+
+fn known_limits(run: &RecordedRun, scenario: &Scenario) -> KnownLimits {
+    let said = |field: &str| {
+        let number = run.info.target.info.as_ref()?.get(field)?.as_u64()?;
+        u32::try_from(number).ok()
+    };
+    KnownLimits {
+        declared_output: scenario.max_new_tokens,
+        max_concurrent_requests: said("max_concurrent_requests").unwrap_or(MAX_CONCURRENT_REQUESTS),
+        max_prefill_tokens: said("max_batch_prefill_tokens").unwrap_or(MAX_BATCH_PREFILL_TOKENS),
+    }
 }
 
 /// The names of the manifests: as given, else as on Google's how-to page.
@@ -133,6 +152,7 @@ impl Derived {
     fn input(&self) -> ReportInput<'_> {
         ReportInput {
             analysis: &self.analysis,
+            prediction: self.prediction,
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,

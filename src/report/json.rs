@@ -1,6 +1,7 @@
 //! `recommendation.json`, which is also what `--json` prints. Versioned; types of its own.
 
 use super::{ReportInput, words};
+use crate::analyze::server_model::Prediction;
 use crate::analyze::{Capacity, LatencySummary, StepAnalysis, ValidityCheck, Verdict};
 use crate::recommend::Target;
 use serde::Serialize;
@@ -27,6 +28,9 @@ struct Document<'a> {
     remedy: Option<&'static str>,
     tolerance: Option<f64>,
     capacity: Option<CapacityJson>,
+    /// The capacity by the server's own counters; `null` with `prediction_missing` saying why.
+    prediction: Option<Prediction>,
+    prediction_missing: Option<String>,
     targets: Vec<TargetJson<'a>>,
     rationale: &'a [String],
     warnings: &'a [String],
@@ -104,6 +108,8 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         remedy: words::way_out(input),
         tolerance: recommendation.map(|r| r.tolerance),
         capacity: analysis.capacity.as_ref().ok().map(capacity),
+        prediction: input.prediction.ok(),
+        prediction_missing: input.prediction.err().map(|reason| reason.to_string()),
         targets: recommendation.map(|r| r.targets.iter().map(target).collect()).unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         warnings: recommendation.map(|r| r.warnings.as_slice()).unwrap_or_default(),

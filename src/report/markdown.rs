@@ -14,6 +14,9 @@ pub(super) fn render(input: &ReportInput) -> String {
     } else if let Some(way_out) = words::way_out(input) {
         let _ = writeln!(out, "**What to do:** {way_out}\n");
     }
+    if let Some((prediction, cost)) = words::prediction(input).zip(words::forward_cost(input)) {
+        let _ = writeln!(out, "**Predicted:** {prediction}. A forward costs: {cost}.\n");
+    }
     targets(&mut out, input);
     steps(&mut out, input);
     validity(&mut out, input);

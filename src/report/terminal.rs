@@ -36,6 +36,9 @@ pub fn terminal_summary(input: &ReportInput, colour: bool) -> String {
             }
         }
     }
+    if let Some(prediction) = words::prediction(input) {
+        let _ = writeln!(out, "predicted     {}", shorten(&prediction, WIDTH - 14));
+    }
     let _ = writeln!(out, "measurement   {}", words::validity(input.analysis.validity.verdict));
     for check in input.analysis.validity.checks.iter().filter(|check| check.verdict == Verdict::Invalid) {
         let _ = writeln!(out, "  {}: {}", check.name, check.detail);

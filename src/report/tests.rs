@@ -1,6 +1,7 @@
 //! Every output from made-up analyses: usual ones, odd ones, hostile ones.
 
 use super::*;
+use crate::analyze::server_model::ForwardCost;
 use crate::analyze::{
     Capacity, GaugeSummary, LatencySummary, NoCapacity, SloCheck, Steadiness, StepAnalysis, TimelinePoint,
     Validity, ValidityCheck, Verdict,
@@ -137,6 +138,24 @@ fn recommendation() -> Recommendation {
     }
 }
 
+fn prediction() -> Prediction {
+    Prediction {
+        capacity: Rate(6.5),
+        without_limit: Rate(6.9),
+        cost: ForwardCost {
+            decode_base: Seconds(0.018),
+            decode_per_sequence: Seconds(0.000_35),
+            prefill_base: Seconds(0.02),
+            prefill_per_token: Seconds(0.000_15),
+            overhead: Seconds(0.000_2),
+            n: 120,
+        },
+        chunking: true,
+        token_budget: Some(16_384),
+        drift: 0.003,
+    }
+}
+
 fn facts() -> RunFacts {
     RunFacts {
         run_id: "20261124T101500Z-demo".to_owned(),
@@ -159,7 +178,8 @@ fn files(
     facts: &RunFacts,
 ) -> BTreeMap<String, String> {
     let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
-    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
+    let prediction = Ok(prediction());
+    let input = ReportInput { analysis, prediction, recommendation, facts, manifests: &manifests };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();

@@ -32,6 +32,42 @@ pub(super) fn capacity(capacity: &Capacity) -> String {
     )
 }
 
+/// The capacity by the server's own counters, in one line.
+pub(super) fn prediction(input: &ReportInput) -> Option<String> {
+    let prediction = input.prediction.ok()?;
+    let limit = match prediction.token_budget {
+        Some(tokens) => {
+            format!("about {tokens} KV tokens, {} if they were no limit", prediction.without_limit)
+        }
+        None => "no KV limit seen".to_owned(),
+    };
+    let changed = if prediction.drift > DRIFT { ": it changed during the run" } else { "" };
+    Some(format!(
+        "{} for one replica alone, by its own counters ({} scrapes, {limit}; decode times of the steps within {:.1} % \
+         of the fit{changed})",
+        prediction.capacity,
+        prediction.cost.n,
+        prediction.drift * 100.0
+    ))
+}
+
+/// What a forward costs, in one line.
+pub(super) fn forward_cost(input: &ReportInput) -> Option<String> {
+    let cost = input.prediction.ok()?.cost;
+    let ms = |time: Seconds| time.0 * 1e3;
+    Some(format!(
+        "decode {:.2} ms + {:.3} ms a sequence, prefill {:.2} ms + {:.4} ms a token, {:.2} ms between forwards",
+        ms(cost.decode_base),
+        ms(cost.decode_per_sequence),
+        ms(cost.prefill_base),
+        ms(cost.prefill_per_token),
+        ms(cost.overhead)
+    ))
+}
+
+/// Above this the server was not the same throughout; below half a percent is calm.
+const DRIFT: f64 = 0.007;
+
 /// Whether a step holds, fails, or is not judged, in the given words.
 pub(super) fn holds(step: &StepAnalysis, [holds, fails, unknown]: [&'static str; 3]) -> &'static str {
     match (step.is_judged(), step.holds()) {

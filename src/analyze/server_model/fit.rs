@@ -14,6 +14,7 @@
 
 use crate::batching::Admission;
 use crate::units::Seconds;
+use serde::Serialize;
 
 /// What happened at one replica between two scrapes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,7 +40,7 @@ pub struct Interval {
 }
 
 /// What forwards cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ForwardCost {
     /// Fixed part of a decode forward.
     pub decode_base: Seconds,

@@ -4,6 +4,11 @@ use super::Interval;
 use crate::batching::Admission;
 use crate::measurement::{RequestOutcome, Sample, Series};
 
+/// A budget was reached where, of the samples within this share of the most that was reserved, so many
+/// show waiting requests, and one of them several: a single one may only be about to join.
+const NEAR_BUDGET: f64 = 0.97;
+const SHARE_WAITING: f64 = 0.5;
+const BLOCKED: f64 = 2.0;
 /// What TGI's launcher sets where the user sets nothing.
 const WAITING_SERVED_RATIO: f64 = 0.3;
 const MAX_WAITING_TOKENS: u32 = 20;
@@ -54,11 +59,48 @@ pub fn admission(samples: &[&Sample]) -> Option<Admission> {
     }
 }
 
-/// KV tokens that requests can reserve: the most that was reserved while others waited. TGI 3 does
-/// not export its budget, and only then it was surely reached, but for less than one request.
-pub fn token_budget(samples: &[&Sample]) -> Option<u32> {
-    let waiting =
-        samples.iter().filter(|sample| sample.get(Series::QueueSize).is_some_and(|queue| queue >= 1.0));
-    let most = waiting.filter_map(|sample| sample.get(Series::BatchTokens)).fold(0.0, f64::max);
-    (most > 0.0).then_some(most as u32)
+/// KV tokens that requests can reserve, where others waited at the most that was ever reserved. TGI 3
+/// does not export its budget. What was missing for the one that waited is anything from nothing to its
+/// reservation, so of `K` such moments the fullest lies below the budget by a `K + 1`-th of
+/// `mean_reservation`, more or less.
+pub fn token_budget(samples: &[&Sample], mean_reservation: f64) -> Option<u32> {
+    let gauges =
+        samples.iter().filter_map(|s| Some((s.get(Series::BatchTokens)?, s.get(Series::QueueSize)?)));
+    let gauges: Vec<(f64, f64)> = gauges.collect();
+    let most = gauges.iter().map(|(tokens, _)| *tokens).fold(0.0, f64::max);
+    let near: Vec<f64> =
+        gauges.iter().filter(|(tokens, _)| *tokens > most * NEAR_BUDGET).map(|(_, queue)| *queue).collect();
+    let waiting = near.iter().filter(|queue| **queue >= 1.0).count();
+    let blocked = near.iter().any(|queue| *queue >= BLOCKED);
+    let reached = blocked && waiting as f64 >= near.len() as f64 * SHARE_WAITING;
+    (most > 0.0 && reached).then(|| (most + mean_reservation / (waiting + 1) as f64) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::Source;
+    use crate::units::Seconds;
+
+    fn budget(gauges: &[(f64, f64)]) -> Option<u32> {
+        let sample = |(tokens, queue): &(f64, f64)| {
+            let mut sample = Sample::new(Seconds(0.0), Seconds(0.0), Source::Server, 0);
+            sample.set(Series::BatchTokens, Some(*tokens));
+            sample.set(Series::QueueSize, Some(*queue));
+            sample
+        };
+        let samples: Vec<Sample> = gauges.iter().map(sample).collect();
+        token_budget(&samples.iter().collect::<Vec<_>>(), 100.0)
+    }
+
+    #[test]
+    fn a_budget_shows_where_others_wait_at_the_most_that_was_reserved() {
+        let full = [(9_900.0, 4.0), (9_950.0, 7.0), (10_000.0, 2.0), (9_990.0, 1.0), (5_000.0, 0.0)];
+        assert_eq!(budget(&full), Some(10_020));
+        let once = [(9_000.0, 1.0), (6_000.0, 1.0), (5_000.0, 0.0)];
+        assert_eq!(budget(&once), None, "a peak that a join was seen at");
+        let free = [(9_900.0, 0.0), (9_950.0, 0.0), (10_000.0, 0.0), (9_990.0, 1.0), (9_980.0, 0.0)];
+        assert_eq!(budget(&free), None, "a plateau without a queue is the load's");
+        assert_eq!(budget(&[]), None);
+    }
 }

@@ -2,9 +2,9 @@
 
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, not_recorded, worse};
-use crate::measurement::{Event, Sample, Series, Source};
+use crate::analyze::gauges::by_replica;
+use crate::measurement::{Event, Sample, Series};
 use crate::units::Seconds;
-use std::collections::BTreeMap;
 
 /// In-flight by count against throughput times latency.
 const LITTLE_REMARK: f64 = 0.03;
@@ -127,18 +127,6 @@ pub(super) fn rise(samples: &[&Sample], series: Series) -> Option<f64> {
     (!values.is_empty()).then(|| steps.sum())
 }
 
-/// The samples of each replica's server in the order of time.
-pub(super) fn by_replica<'a>(measured: &Measured<'a>) -> BTreeMap<u32, Vec<&'a Sample>> {
-    let mut replicas: BTreeMap<u32, Vec<&Sample>> = BTreeMap::new();
-    for sample in measured.samples.iter().filter(|s| s.source == Source::Server) {
-        replicas.entry(sample.replica).or_default().push(sample);
-    }
-    for samples in replicas.values_mut() {
-        samples.sort_by(|a, b| a.time.0.total_cmp(&b.time.0));
-    }
-    replicas
-}
-
 pub(super) fn completions(measured: &Measured) -> ValidityCheck {
     let name = "completions by the server's count";
     let replicas = by_replica(measured);
@@ -210,8 +198,10 @@ mod tests {
     use super::*;
     use crate::analyze::GaugeSummary;
     use crate::analyze::capacity::tests::step;
+    use crate::measurement::Source;
     use crate::measurement::{Phase, RequestOutcome};
     use crate::units::Replicas;
+    use std::collections::BTreeMap;
 
     fn request(id: u64, scheduled: f64, latency: f64) -> RequestOutcome {
         RequestOutcome {

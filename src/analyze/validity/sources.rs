@@ -1,7 +1,7 @@
 //! Were the metrics there, fresh, and of one and the same server?
 
+use super::super::gauges::by_replica;
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
-use super::counts::by_replica;
 use super::{check, graded, worse};
 use crate::measurement::{Event, Sample, Series, Source};
 use crate::units::Seconds;
