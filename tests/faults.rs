@@ -297,7 +297,7 @@ impl Bed {
         let dispatched: u64 = events
             .iter()
             .filter_map(|event| match event {
-                Event::StepEnded { dispatched, .. } => *dispatched,
+                Event::StepEnded { ids, .. } => ids.map(|(from, to)| to - from),
                 _ => None,
             })
             .sum();

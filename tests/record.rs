@@ -414,8 +414,8 @@ fn step_boundaries_survive_exactly() {
         hold_start: Seconds(2.0 / 3.0),
         end: Seconds(122.416_516_515_165_16),
     };
-    recorded(&directory, |handle| handle.event(Event::StepEnded { step, dispatched: Some(3) }));
-    assert_eq!(read(&directory).unwrap().events, [Event::StepEnded { step, dispatched: Some(3) }]);
+    recorded(&directory, |handle| handle.event(Event::StepEnded { step, ids: Some((2, 5)) }));
+    assert_eq!(read(&directory).unwrap().events, [Event::StepEnded { step, ids: Some((2, 5)) }]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Gauges over a window: mean with an error that knows about autocorrelation.
 
 use super::{GaugeSummary, Measured};
-use crate::measurement::{Sample, Series, Source};
+use crate::measurement::{Event, Sample, Series, Source};
 use crate::units::Seconds;
 use std::collections::BTreeMap;
 
@@ -42,16 +42,36 @@ pub(super) fn summarize(
     })
 }
 
-/// The samples of each replica's server in the order of time.
-pub(super) fn by_replica<'a>(measured: &Measured<'a>) -> BTreeMap<u32, Vec<&'a Sample>> {
-    let mut replicas: BTreeMap<u32, Vec<&Sample>> = BTreeMap::new();
+/// The samples of one replica's server within one session of the run, in the order of time. A run that
+/// was resumed has several sessions, and what happened between them is not its own.
+#[derive(Debug, Clone)]
+pub(super) struct Track<'a> {
+    pub replica: u32,
+    /// The session, from 0, and its bounds.
+    pub session: usize,
+    pub from: Seconds,
+    pub to: Seconds,
+    pub samples: Vec<&'a Sample>,
+}
+
+/// The samples of all replicas and sessions.
+pub(super) fn tracks<'a>(measured: &Measured<'a>) -> Vec<Track<'a>> {
+    let resumed = measured.events.iter().filter_map(|event| match event {
+        Event::Resumed { time } => Some(*time),
+        _ => None,
+    });
+    let starts: Vec<Seconds> = [Seconds(f64::NEG_INFINITY)].into_iter().chain(resumed).collect();
+    let mut found: BTreeMap<(usize, u32), Vec<&Sample>> = BTreeMap::new();
     for sample in measured.samples.iter().filter(|s| s.source == Source::Server) {
-        replicas.entry(sample.replica).or_default().push(sample);
+        let session = starts.iter().rposition(|start| *start <= sample.time).unwrap_or(0);
+        found.entry((session, sample.replica)).or_default().push(sample);
     }
-    for samples in replicas.values_mut() {
+    let track = |((session, replica), mut samples): ((usize, u32), Vec<&'a Sample>)| {
         samples.sort_by(|a, b| a.time.0.total_cmp(&b.time.0));
-    }
-    replicas
+        let to = starts.get(session + 1).copied().unwrap_or(Seconds(f64::INFINITY));
+        Track { replica, session, from: starts[session], to, samples }
+    };
+    found.into_iter().map(track).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const LEAST_FOR_STEADINESS: usize = 10;
 
 /// The steps that were driven to their planned end, in order, with the requests dispatched in each. A step that was cut short is not
 /// judged: what cut it may have spoiled it.
-pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<u64>)> {
+pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<(u64, u64)>)> {
     let planned: BTreeMap<u32, Seconds> = events
         .iter()
         .filter_map(|event| match event {
@@ -21,7 +21,7 @@ pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<u64>)> {
         })
         .collect();
     let ended = events.iter().filter_map(|event| match event {
-        Event::StepEnded { step, dispatched } => Some((*step, *dispatched)),
+        Event::StepEnded { step, ids } => Some((*step, *ids)),
         _ => None,
     });
     ended
@@ -33,14 +33,18 @@ pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<u64>)> {
 
 /// Analyzes the measured part of a step.
 pub(super) fn analyze_step(
-    (mark, dispatched): (StepMark, Option<u64>),
+    (mark, ids): (StepMark, Option<(u64, u64)>),
     measured: &Measured,
     slos: &[Slo],
 ) -> StepAnalysis {
-    let rows = measured.requests.iter().filter(|r| r.step == mark.index).count();
-    let lost = dispatched.map_or(0, |dispatched| (dispatched as usize).saturating_sub(rows));
-    let attempts: Vec<&RequestOutcome> =
-        measured.requests.iter().filter(|r| r.step == mark.index && r.phase == Phase::Hold).collect();
+    let lost = ids.map_or(0, |(from, to)| {
+        let rows = measured.requests.iter().filter(|r| (from..to).contains(&r.id)).count();
+        (to.saturating_sub(from) as usize).saturating_sub(rows)
+    });
+    // A closed loop goes on for a moment after the end of its step.
+    let belongs =
+        |r: &&RequestOutcome| r.step == mark.index && r.phase == Phase::Hold && r.scheduled < mark.end;
+    let attempts: Vec<&RequestOutcome> = measured.requests.iter().filter(belongs).collect();
     let ok: Vec<&RequestOutcome> = attempts.iter().copied().filter(|r| r.is_ok()).collect();
     let mut failures = BTreeMap::new();
     for kind in attempts.iter().filter_map(|request| request.error) {
@@ -98,8 +102,8 @@ fn span(request: &RequestOutcome) -> Option<(f64, f64)> {
     // What is known best: the end of the attempt. A request that never ended was there until the
     // record ends.
     let end = match (request.ended.or(request.last_token), request.error) {
-        (_, Some(crate::measurement::FailureKind::Stopped)) => f64::INFINITY,
         (Some(end), _) => end.0,
+        (None, Some(crate::measurement::FailureKind::Stopped)) => f64::INFINITY,
         (None, _) => sent,
     };
     Some((sent, end))
@@ -202,7 +206,7 @@ mod tests {
         let measured =
             Measured { requests: &requests, samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
         let slos = ["ttft:p95:2s".parse().unwrap()];
-        let step = |dispatched| analyze_step((mark(), Some(dispatched)), &measured, &slos);
+        let step = |to| analyze_step((mark(), Some((0, to))), &measured, &slos);
         assert_eq!((step(24).lost, step(24).is_judged(), step(24).holds()), (0, true, true));
         assert_eq!((step(30).lost, step(30).is_judged(), step(30).holds()), (6, false, false));
     }
@@ -223,9 +227,9 @@ mod tests {
             hold_start: Seconds(14.0),
             ..mark()
         };
-        let ended = |step| Event::StepEnded { step, dispatched: Some(7) };
+        let ended = |step| Event::StepEnded { step, ids: Some((0, 7)) };
         let events = [started(0, 0.0), ended(mark()), started(1, 12.0)];
-        assert_eq!(driven(&events), [(mark(), Some(7))]);
-        assert_eq!(driven(&[&events[..], &[ended(cut)]].concat()), [(mark(), Some(7))]);
+        assert_eq!(driven(&events), [(mark(), Some((0, 7)))]);
+        assert_eq!(driven(&[&events[..], &[ended(cut)]].concat()), [(mark(), Some((0, 7)))]);
     }
 }

@@ -191,8 +191,8 @@ impl Engine {
         }
         let mark = if cut_short { StepMark { end: shared.clock.now(), ..planned } } else { planned };
         shared.report_late_starts();
-        let dispatched = Some(shared.next_id.load(Ordering::Relaxed) - first_id);
-        shared.sink.event(Event::StepEnded { step: mark, dispatched });
+        let ids = Some((first_id, shared.next_id.load(Ordering::Relaxed)));
+        shared.sink.event(Event::StepEnded { step: mark, ids });
         StepDriven { mark, cut_short }
     }
 
@@ -286,6 +286,7 @@ async fn grow_as_wanted(mut pool: Pool, shared: Arc<Shared>) -> Pool {
         if wanted > up
             && let Err(error) = pool.grow(wanted - up).await
         {
+            shared.workers_wanted.store(up, Ordering::Release);
             let message = format!("no more workers could be added to {up}: {error}");
             shared.sink.event(Event::Remark { time: shared.clock.now(), message });
         }
@@ -324,8 +325,13 @@ impl Shared {
 
     /// Waits until there are workers for `level` clients, as far as the limit allows.
     async fn reserve(&self, level: u32) {
-        self.want_workers(level as usize);
         let needed = (level as usize).min(self.max_in_flight);
+        if self.workers_up.load(Ordering::Acquire) >= needed {
+            return;
+        }
+        // The clients of the step before must not go on under its name in the meantime.
+        self.closed().step = None;
+        self.want_workers(level as usize);
         let mut patience = 1000;
         while self.workers_up.load(Ordering::Acquire) < needed && patience > 0 {
             tokio::time::sleep(POLL).await;

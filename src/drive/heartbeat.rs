@@ -16,6 +16,7 @@ const BEATS: u32 = 100;
 /// Beats until it is dropped.
 pub(super) async fn heartbeat(clock: RunClock, sink: Arc<dyn Sink>, in_flight: impl Fn() -> usize) {
     let mut due = clock.now();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
     let (mut started, mut cpu_before) = (due, cpu_seconds());
     loop {
         let (mut lags, mut flying) = (Vec::with_capacity(BEATS as usize), 0.0);
@@ -33,9 +34,9 @@ pub(super) async fn heartbeat(clock: RunClock, sink: Arc<dyn Sink>, in_flight: i
         sink.event(Event::Heartbeat {
             time: now,
             in_flight: flying / f64::from(BEATS),
-            lag_p99: Seconds(lags[lags.len() * 99 / 100]),
+            lag_p99: Seconds(lags[(lags.len() * 99).div_ceil(100) - 1]),
             lag_max: Seconds(lags[lags.len() - 1]),
-            cpu: (cpu - cpu_before) / (now - started).0,
+            cpu: (cpu - cpu_before) / (now - started).0 / processors,
             wall_offset: Seconds(wall_seconds() - now.0),
         });
         (started, cpu_before) = (now, cpu);

@@ -61,10 +61,10 @@ pub enum Event {
     StepEnded {
         /// The step with its true boundaries.
         step: StepMark,
-        /// Requests dispatched in it; each has a row sooner or later, unless the run is killed.
-        /// `None`: not recorded.
+        /// The numbers of the requests dispatched in it, from the first up to and without the second; each
+        /// has a row sooner or later, unless the run is killed. `None`: not recorded.
         #[serde(default)]
-        dispatched: Option<u64>,
+        ids: Option<(u64, u64)>,
     },
     /// A scrape gave no sample.
     ScrapeFailed {
@@ -101,7 +101,7 @@ pub enum Event {
         lag_p99: Seconds,
         /// The latest.
         lag_max: Seconds,
-        /// Processors in use by the whole process.
+        /// Share of this machine's processors in use by the whole process, 0 to 1.
         cpu: f64,
         /// Wall clock minus run clock; it changes when the wall clock is set.
         wall_offset: Seconds,

@@ -86,10 +86,10 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
     if !slos.iter().any(|slo| slo.latency_limit().is_some()) {
         return Err(NoPrediction::NoLimit);
     }
-    let replicas = super::gauges::by_replica(measured);
+    let tracks = super::gauges::tracks(measured);
     let all: Vec<(Seconds, Interval)> =
-        replicas.values().flat_map(|samples| timed_intervals(samples, measured, replicas.len())).collect();
-    let samples: Vec<&Sample> = replicas.values().flatten().copied().collect();
+        tracks.iter().flat_map(|track| timed_intervals(&track.samples, measured)).collect();
+    let samples: Vec<&Sample> = tracks.iter().flat_map(|track| &track.samples).copied().collect();
     let admission = admission(&samples).ok_or(NoPrediction::NoCounters)?;
     let only: Vec<Interval> = all.iter().map(|(_, interval)| *interval).collect();
     if only.len() < LEAST_INTERVALS {
@@ -132,12 +132,13 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
 
 /// The intervals of one replica with their times. Which replica served a request is not known, so
 /// with several each is taken to prefill its share of the prompts.
-fn timed_intervals(samples: &[&Sample], measured: &Measured, replicas: usize) -> Vec<(Seconds, Interval)> {
+fn timed_intervals(samples: &[&Sample], measured: &Measured) -> Vec<(Seconds, Interval)> {
     let requests: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| r.is_ok()).collect();
     let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
     let each = samples.windows(2).filter_map(|pair| {
         let interval = intervals(pair, &requests).pop()?;
-        let input_tokens = if replicas == 1 { interval.input_tokens } else { interval.joins * mean_input };
+        let input_tokens =
+            if measured.replicas.0 == 1 { interval.input_tokens } else { interval.joins * mean_input };
         Some((pair[1].time, Interval { input_tokens, ..interval }))
     });
     each.collect()

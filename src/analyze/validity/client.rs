@@ -16,6 +16,8 @@ const SENDING_REMARK: f64 = 0.02;
 const SENDING_INVALID: f64 = 0.05;
 /// Steps with fewer arrivals say nothing of the rate of sending.
 const SENDING_LEAST: usize = 50;
+/// Shorter steps are judged together with the others.
+const SECONDS_TO_JUDGE: usize = 10;
 /// Share of this machine's processors that the client takes.
 const PROCESSOR_REMARK: f64 = 0.70;
 const PROCESSOR_INVALID: f64 = 0.95;
@@ -100,10 +102,23 @@ pub(super) fn sending_rate(measured: &Measured, steps: &[StepAnalysis]) -> Valid
     )
 }
 
+/// Whether the run recorded how its client was.
+fn has_heartbeats(measured: &Measured) -> bool {
+    measured.events.iter().any(|event| matches!(event, Event::Heartbeat { .. }))
+}
+
 /// A figure of every heartbeat in the measured part of a step.
 fn in_step(measured: &Measured, step: &StepAnalysis, of: fn(&Event) -> Option<(Seconds, f64)>) -> Vec<f64> {
     let inside = |time: &Seconds| *time > step.mark.hold_start && *time <= step.mark.end + Seconds(0.5);
     measured.events.iter().filter_map(of).filter(|(time, _)| inside(time)).map(|(_, value)| value).collect()
+}
+
+/// A check that no step could be judged by.
+fn unseen(name: &'static str, measured: &Measured) -> ValidityCheck {
+    if has_heartbeats(measured) {
+        return check(name, Verdict::Valid, "no step to judge it by".to_owned());
+    }
+    not_recorded(name)
 }
 
 pub(super) fn runtime_lag(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> ValidityCheck {
@@ -112,15 +127,23 @@ pub(super) fn runtime_lag(measured: &Measured, steps: &[StepAnalysis], slos: &[S
         _ => None,
     };
     let mut worst = None;
-    for step in steps {
-        let mut lags = in_step(measured, step, lag);
+    let mut every = Vec::new();
+    // One bad second in ten is a hiccup; more are the machine.
+    let mut ninth = |mut lags: Vec<f64>| {
         lags.sort_by(f64::total_cmp);
-        // One bad second in ten is a hiccup; more are the machine.
         if let Some(ninth) = lags.get((lags.len() * 9).div_ceil(10).saturating_sub(1)) {
             worst = worse(worst, (*ninth, lags[lags.len() - 1]));
         }
+    };
+    for step in steps {
+        let lags = in_step(measured, step, lag);
+        every.extend(&lags);
+        if lags.len() >= SECONDS_TO_JUDGE {
+            ninth(lags);
+        }
     }
-    let Some((lag, most)) = worst else { return not_recorded("runtime lag") };
+    ninth(every);
+    let Some((lag, most)) = worst else { return unseen("runtime lag", measured) };
     let invalid = late_invalid(slos);
     check(
         "runtime lag",
@@ -145,7 +168,7 @@ pub(super) fn processor(measured: &Measured, steps: &[StepAnalysis]) -> Validity
             worst = worse(worst, (shares.iter().sum::<f64>() / shares.len() as f64, ()));
         }
     }
-    let Some((share, ())) = worst else { return not_recorded("client processor") };
+    let Some((share, ())) = worst else { return unseen("client processor", measured) };
     check(
         "client processor",
         graded(share, PROCESSOR_REMARK, PROCESSOR_INVALID),
@@ -170,19 +193,23 @@ pub(super) fn own_limits(measured: &Measured) -> ValidityCheck {
 }
 
 pub(super) fn wall_clock(measured: &Measured) -> ValidityCheck {
-    let beats: Vec<(Seconds, Seconds)> = measured
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Heartbeat { time, wall_offset, .. } => Some((*time, *wall_offset)),
-            _ => None,
-        })
-        .collect();
-    if beats.is_empty() {
+    if !has_heartbeats(measured) {
         return not_recorded("wall clock");
     }
-    let neighbors = beats.windows(2).filter(|w| w[1].0 - w[0].0 < PAUSE);
-    let step = neighbors.map(|w| (w[1].1 - w[0].1).0.abs()).fold(0.0, f64::max);
+    let (mut last, mut step) = (None, 0.0_f64);
+    for event in measured.events {
+        match event {
+            Event::Heartbeat { time, wall_offset, .. } => {
+                let before = last.replace((*time, *wall_offset));
+                if let Some((_, offset)) = before.filter(|(before, _)| *time - *before < PAUSE) {
+                    step = step.max((*wall_offset - offset).0.abs());
+                }
+            }
+            // The clock of a session that goes on is anchored anew.
+            Event::Resumed { .. } => last = None,
+            _ => {}
+        }
+    }
     let (verdict, detail) = if step > CLOCK_STEP.0 {
         (
             Verdict::Remark,
@@ -253,6 +280,8 @@ mod tests {
         assert_eq!(clock(&[beat(1, 0.0, 0.0, 100.0), beat(2, 0.0, 0.0, 100.001)]), Verdict::Valid);
         assert_eq!(clock(&[beat(1, 0.0, 0.0, 100.0), beat(2, 0.0, 0.0, 98.0)]), Verdict::Remark);
         assert_eq!(clock(&[beat(1, 0.0, 0.0, 100.0), beat(60, 0.0, 0.0, 98.0)]), Verdict::Valid);
+        let resumed = Event::Resumed { time: Seconds(1.5) };
+        assert_eq!(clock(&[beat(1, 0.0, 0.0, 100.0), resumed, beat(2, 0.0, 0.0, 98.0)]), Verdict::Valid);
     }
 
     #[test]

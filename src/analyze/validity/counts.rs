@@ -2,7 +2,7 @@
 
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, not_recorded, worse};
-use crate::analyze::gauges::by_replica;
+use crate::analyze::gauges::{Track, tracks};
 use crate::measurement::{Event, Sample, Series};
 use crate::units::Seconds;
 
@@ -129,28 +129,20 @@ pub(super) fn rise(samples: &[&Sample], series: Series) -> Option<f64> {
 
 pub(super) fn completions(measured: &Measured) -> ValidityCheck {
     let name = "completions by the server's count";
-    let replicas = by_replica(measured);
-    if (replicas.len() as u32) < measured.replicas.0 {
-        return check(name, Verdict::Valid, "not comparable, since not all replicas are scraped".to_owned());
-    }
+    let tracks = tracks(measured);
     let (mut server, mut client) = (0.0, 0_usize);
-    for samples in replicas.values() {
-        let Some(counted) = rise(samples, Series::Successes) else {
+    for session in tracks.chunk_by(|a, b| a.session == b.session) {
+        if (session.len() as u32) < measured.replicas.0 {
+            let detail = "not comparable, since not all replicas are scraped";
+            return check(name, Verdict::Valid, detail.to_owned());
+        }
+        let Some((counted, from, to)) = counted(session) else {
             return check(name, Verdict::Valid, "the server does not count them".to_owned());
         };
         server += counted;
+        let inside = |time: Seconds| (from..=to).contains(&time.0);
+        client += measured.requests.iter().filter(|r| r.is_ok() && r.last_token.is_some_and(inside)).count();
     }
-    // The span over which every replica counts.
-    let with_count = |samples: &Vec<&Sample>| -> Option<(Seconds, Seconds)> {
-        let mut counting = samples.iter().filter(|sample| sample.get(Series::Successes).is_some());
-        let first = counting.next()?.time;
-        Some((first, counting.next_back().map_or(first, |last| last.time)))
-    };
-    let spans: Vec<(Seconds, Seconds)> = replicas.values().filter_map(with_count).collect();
-    let from = spans.iter().map(|span| span.0.0).fold(f64::INFINITY, f64::min);
-    let to = spans.iter().map(|span| span.1.0).fold(f64::NEG_INFINITY, f64::max);
-    let inside = |time: Seconds| (from..=to).contains(&time.0);
-    client += measured.requests.iter().filter(|r| r.is_ok() && r.last_token.is_some_and(inside)).count();
     let apart = ((server - client as f64).abs() - COMPLETIONS_SLACK).max(0.0) / (client.max(1) as f64);
     let why = if server > client as f64 {
         "the server has other clients too"
@@ -160,6 +152,18 @@ pub(super) fn completions(measured: &Measured) -> ValidityCheck {
     let verdict = graded(apart, COMPLETIONS_REMARK, COMPLETIONS_INVALID);
     let hint = if verdict == Verdict::Valid { String::new() } else { format!(": {why}") };
     check(name, verdict, format!("{server:.0} by the server, {client} by the client in the same time{hint}"))
+}
+
+/// What all replicas of a session counted, and from when to when.
+fn counted(session: &[Track]) -> Option<(f64, f64, f64)> {
+    let (mut counted, mut from, mut to) = (0.0, f64::INFINITY, f64::NEG_INFINITY);
+    for track in session {
+        let counting = || track.samples.iter().filter(|sample| sample.get(Series::Successes).is_some());
+        counted += rise(&track.samples, Series::Successes)?;
+        from = from.min(counting().next()?.time.0);
+        to = to.max(counting().next_back()?.time.0);
+    }
+    Some((counted, from, to))
 }
 
 /// A chunk of an OpenAI stream may hold several tokens, and then its gap is not one token's.

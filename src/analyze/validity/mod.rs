@@ -113,7 +113,7 @@ fn step_sizes(steps: &[StepAnalysis]) -> ValidityCheck {
 
 /// A step that holds above one that fails contradicts it; the lower one is believed.
 fn order_of_steps(steps: &[StepAnalysis]) -> ValidityCheck {
-    let mut ordered: Vec<&StepAnalysis> = steps.iter().filter(|step| step.attempts > 0).collect();
+    let mut ordered: Vec<&StepAnalysis> = steps.iter().filter(|step| step.is_judged()).collect();
     ordered.sort_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
     let first_failing = ordered.iter().position(|step| !step.holds());
     let above = first_failing.map_or(0, |first| ordered[first..].iter().filter(|step| step.holds()).count());

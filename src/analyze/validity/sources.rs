@@ -1,6 +1,6 @@
 //! Were the metrics there, fresh, and of one and the same server?
 
-use super::super::gauges::by_replica;
+use super::super::gauges::tracks;
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, worse};
 use crate::measurement::{Event, Sample, Series, Source};
@@ -12,10 +12,14 @@ const FAILED_INVALID: f64 = 0.2;
 /// Longest time without a sample within a step, in seconds and as a share of its measured part.
 const GAP_REMARK: f64 = 5.0;
 const GAP_INVALID: f64 = 0.5;
+/// A gap below this is a single scrape that was missed.
+const GAP_LEAST: f64 = 3.5;
 /// Counters that stand still for longer than this while requests end are out of date.
 const STALE: f64 = 10.0;
 /// Completions that show that a counter should have moved.
 const STALE_COMPLETIONS: usize = 5;
+/// A server does not restart so often; several behind one address look as if it did.
+const SEVERAL_FALLS: usize = 3;
 /// Share of the run with counters out of date.
 const STALE_INVALID: f64 = 0.5;
 
@@ -52,10 +56,11 @@ pub(super) fn scrapes(measured: &Measured) -> ValidityCheck {
 pub(super) fn gaps(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
     let mut worst = None;
     let mut slowest = 0.0_f64;
-    for samples in by_replica(measured).values() {
-        for step in steps {
+    for track in tracks(measured) {
+        for step in steps.iter().filter(|step| (track.from..track.to).contains(&step.mark.start)) {
             let (from, to) = (step.mark.hold_start.0, step.mark.end.0);
-            let inside = samples.iter().map(|s| (s.time.0, s.took.0)).filter(|s| (from..to).contains(&s.0));
+            let samples = track.samples.iter().map(|s| (s.time.0, s.took.0));
+            let inside = samples.filter(|s| (from..to).contains(&s.0));
             let mut last = from;
             for (time, took) in inside.chain([(to, 0.0)]) {
                 worst = worse(worst, (time - last, step.mark.hold().0));
@@ -67,7 +72,7 @@ pub(super) fn gaps(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck
     let Some((gap, hold)) = worst else {
         return check("gaps between samples", Verdict::Valid, "no samples within a step".to_owned());
     };
-    let verdict = if gap > hold * GAP_INVALID && gap > 2.0 {
+    let verdict = if gap > hold * GAP_INVALID && gap > GAP_LEAST {
         Verdict::Invalid
     } else {
         graded(gap, GAP_REMARK, f64::INFINITY)
@@ -92,15 +97,14 @@ fn progress(sample: &Sample) -> Option<(f64, f64)> {
 
 pub(super) fn staleness(measured: &Measured) -> ValidityCheck {
     let name = "freshness of the metrics";
-    let replicas = by_replica(measured);
-    let one_to_one = replicas.len() == 1 && measured.replicas.0 == 1;
+    let one_to_one = measured.replicas.0 == 1;
     let mut ends: Vec<f64> =
         measured.requests.iter().filter(|r| r.is_ok()).filter_map(|r| r.last_token).map(|t| t.0).collect();
     ends.sort_by(f64::total_cmp);
     let (mut stale, mut longest, mut whole) = (0.0, 0.0_f64, 0.0_f64);
-    for samples in replicas.values() {
+    for track in tracks(measured) {
         let seen: Vec<(f64, (f64, f64))> =
-            samples.iter().filter_map(|s| Some((s.time.0, progress(s)?))).collect();
+            track.samples.iter().filter_map(|s| Some((s.time.0, progress(s)?))).collect();
         whole += seen.first().zip(seen.last()).map_or(0.0, |(first, last)| last.0 - first.0);
         for still in seen.chunk_by(|a, b| a.1 == b.1) {
             let (from, to) = (still[0].0, still[still.len() - 1].0);
@@ -130,17 +134,16 @@ pub(super) fn staleness(measured: &Measured) -> ValidityCheck {
 
 /// Replicas that restarted (a counter fell) or vanished for a while.
 pub(super) fn restarts(measured: &Measured) -> ValidityCheck {
-    let (mut restarted, mut vanished) = (BTreeSet::new(), BTreeSet::new());
-    for (replica, samples) in by_replica(measured) {
-        let counts: Vec<(f64, f64)> = samples.iter().filter_map(|sample| progress(sample)).collect();
-        if counts.windows(2).any(|w| w[1].0 < w[0].0 || w[1].1 < w[0].1) {
-            restarted.insert(replica);
-        }
+    let (mut restarted, mut vanished, mut falls) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for track in tracks(measured) {
+        let counts: Vec<(f64, f64)> = track.samples.iter().filter_map(|sample| progress(sample)).collect();
+        let fallen = counts.windows(2).filter(|w| w[1].0 < w[0].0 || w[1].1 < w[0].1).count();
         // A metric that was there and is gone: a new process that has served nothing yet.
-        let shown: Vec<bool> = samples.iter().map(|sample| !sample.is_empty()).collect();
-        if shown.windows(2).any(|w| w[0] && !w[1]) {
-            restarted.insert(replica);
+        let shown: Vec<bool> = track.samples.iter().map(|sample| !sample.is_empty()).collect();
+        if fallen > 0 || shown.windows(2).any(|w| w[0] && !w[1]) {
+            restarted.insert(track.replica);
         }
+        falls = falls.max(fallen);
     }
     for event in measured.events {
         if let Event::ScrapeFailed { time, source: Source::Server, replica, .. } = event {
@@ -158,6 +161,13 @@ pub(super) fn restarts(measured: &Measured) -> ValidityCheck {
         (0, n) => (
             Verdict::Remark,
             format!("{n} could not be scraped for a while: its count of replicas may have changed"),
+        ),
+        _ if falls >= SEVERAL_FALLS => (
+            Verdict::Invalid,
+            format!(
+                "counters at one address fell {falls} times: several servers answer there in turn; give each its \
+                 own --metrics-url"
+            ),
         ),
         (n, _) => (
             Verdict::Invalid,
