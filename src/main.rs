@@ -2,11 +2,10 @@
 
 use calibrate::cli::console::Console;
 use calibrate::cli::{Cli, Exit};
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_command_line();
     let console = Console::new(&cli);
     // The TLS stack has more than one provider compiled in, so one is chosen before any client is built.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

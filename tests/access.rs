@@ -111,6 +111,7 @@ fn a_secret_that_is_not_where_it_should_be_stops_the_run() {
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
         assert!(text.contains(said), "{arguments:?}: {text}");
+        assert!(!text.contains("verysecret"), "{arguments:?}: {text}");
     }
 }
 

@@ -124,6 +124,9 @@ fn a_resumed_run_sends_what_it_would_have_sent() {
     assert_eq!(sent(&whole), sent(&cut));
     let run = read(&cut).unwrap();
     assert!(run.events.iter().any(|event| matches!(event, Event::Resumed { .. })));
+    let output = calibrate().args(["recommend", cut.to_str().unwrap(), "--json"]).output().unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(document["validity"]["verdict"], "invalid", "another server after the pause: {document}");
     let of_server = run.samples.iter().filter(|sample| sample.source == Source::Server);
     let times: Vec<f64> = of_server.map(|sample| sample.time.0).collect();
     assert!(times.windows(2).all(|w| w[0] < w[1]), "one axis of time");

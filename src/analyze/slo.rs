@@ -68,19 +68,21 @@ pub(super) fn check(
     };
     match (slo.metric, slo.stat) {
         (SloMetric::Error | SloMetric::Goodput, _) if attempts.is_empty() => known(slo, None),
-        (SloMetric::Error, _) => shares((failed_share(attempts), failed_share(attempts))),
+        (SloMetric::Error, _) => shares(failed_shares(attempts)),
         (SloMetric::Goodput, _) => shares(good_shares(attempts, all)),
         (SloMetric::Itl, stat) => {
             let allowed =
                 if let Stat::Percentile(percent) = stat { 1.0 - percent / 100.0 } else { FAILED_MOST };
-            let gaps = gaps.filter(|_| failed_share(attempts) <= allowed);
-            known(
-                slo,
-                gaps.map(|gaps| match stat {
-                    Stat::Percentile(percent) => (gaps.at)(percent).0,
-                    _ => gaps.summary.mean.0,
-                }),
-            )
+            let (failed, at_most) = failed_shares(attempts);
+            let gaps = gaps.filter(|_| failed <= allowed);
+            let value = gaps.map(|gaps| match stat {
+                Stat::Percentile(percent) => (gaps.at)(percent).0,
+                _ => gaps.summary.mean.0,
+            });
+            let check = known(slo, value);
+            // Those that were cut off may have had any gaps.
+            let undecided = check.holds && at_most > allowed;
+            SloCheck { holds: check.holds && !undecided, undecided, ..check }
         }
         (metric, stat) => check_latency(slo, stat, attempts.iter().map(|request| figure(request, metric))),
     }
@@ -113,9 +115,15 @@ fn check_latency(slo: Slo, stat: Stat, figures: impl Iterator<Item = Figure>) ->
         .then(|| values.iter().sum::<f64>() / values.len() as f64),
     };
     let best = known(slo, value(sorted(at_least)));
-    let worst = known(slo, value(sorted(exact)));
     let cut = count(|figure| matches!(figure, Figure::AtLeast(_))) > 0;
-    if cut && best.holds != worst.holds { SloCheck { holds: false, undecided: true, ..best } } else { best }
+    // A mean with something infinite in it is infinite.
+    let worst = match stat {
+        Stat::Percentile(_) => known(slo, value(sorted(exact))),
+        _ if cut => known(slo, None),
+        _ => best,
+    };
+    let undecided = best.holds && !worst.holds;
+    SloCheck { holds: best.holds && !undecided, undecided, ..best }
 }
 
 /// The inter-token latencies of a step.
@@ -132,10 +140,13 @@ fn within(value: f64, limit: Limit) -> bool {
     }
 }
 
-/// Failures over attempts; a request that the end of the run cut off is no failure of the server.
-fn failed_share(attempts: &[&RequestOutcome]) -> f64 {
-    let failed = attempts.iter().filter(|r| r.error.is_some_and(|kind| kind != FailureKind::Stopped)).count();
-    failed as f64 / attempts.len().max(1) as f64
+/// Failures over attempts, at least and at most: a request that the end of the run cut off is no failure
+/// of the server, and might have become one.
+fn failed_shares(attempts: &[&RequestOutcome]) -> (f64, f64) {
+    let n = attempts.len().max(1) as f64;
+    let failed = attempts.iter().filter(|r| !r.is_ok()).count() as f64;
+    let cut = attempts.iter().filter(|r| r.error == Some(FailureKind::Stopped)).count() as f64;
+    ((failed - cut) / n, failed / n)
 }
 
 /// Requests within every latency limit over all attempts. A limit on ITL is a limit on single
@@ -249,7 +260,13 @@ mod tests {
         assert!(judge("ttft:p95:2s", &requests).holds);
         let e2e = judge("e2e:p95:5s", &requests);
         assert_eq!((e2e.holds, e2e.undecided), (false, true), "they may have ended in time, or not");
-        assert!(judge("error:rate:1%", &requests).holds, "the server failed none");
+        let errors = judge("error:rate:1%", &requests);
+        assert_eq!(
+            (errors.value, errors.holds, errors.undecided),
+            (Some(0.0), false, true),
+            "none failed yet"
+        );
+        assert!(judge("error:rate:10%", &requests).holds);
     }
 
     #[test]
@@ -263,6 +280,16 @@ mod tests {
         let goodput = judge("goodput:rate:95%", &with(cut(1.0)));
         assert_eq!((goodput.value, goodput.undecided), (Some(0.9), true));
         assert!(judge("goodput:rate:80%", &with(cut(1.0))).holds);
+    }
+
+    #[test]
+    fn a_mean_that_is_beyond_its_limit_already_fails_and_does_not_stay_open() {
+        let mut requests = vec![ok(0.1); 199];
+        requests.push(cut(1000.0));
+        let check = judge("ttft:mean:2s", &requests);
+        assert_eq!((check.holds, check.undecided), (false, false));
+        requests[199] = cut(1.0);
+        assert!(judge("ttft:mean:2s", &requests).undecided);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::commands::hpa::HpaArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -38,6 +39,25 @@ pub struct Cli {
     /// Colours on the terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     pub color: ColorChoice,
+}
+
+/// Flags whose value, given wrongly, may be a secret.
+const SECRET_FLAGS: [&str; 2] = ["--bearer-token", "--header"];
+
+impl Cli {
+    /// The command line of this process. A wrong one, `--help` and `--version` end the process here.
+    pub fn from_command_line() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| without_secrets(error).exit())
+    }
+}
+
+/// An error that does not repeat what was given where a secret belongs.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let about = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    if SECRET_FLAGS.iter().any(|flag| about.starts_with(flag)) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
+    }
+    error
 }
 
 /// The commands.

@@ -109,7 +109,9 @@ async fn measure(
     };
     live.close();
     recorder.finish(state, reason).or_exit(Exit::Failed)?;
-    stopped.or_exit(Exit::Failed)?;
+    if let Err(error) = stopped {
+        console.warn(&format!("the record is complete, but {error}"));
+    }
     Ok((directory, ended))
 }
 
@@ -161,7 +163,8 @@ impl Driver<'_> {
         }
         self.setup.engine.close_loop();
         let interrupted = *self.stop.borrow() != StopLevel::Run;
-        let grace = if interrupted { GRACE_INTERRUPTED } else { self.grace() };
+        let late = self.deadline.is_some_and(|deadline| self.setup.clock.now() >= deadline);
+        let grace = if interrupted || late { GRACE_INTERRUPTED } else { self.grace() };
         if let Some(step) = current {
             self.drain(&step, grace).await;
         }

@@ -2,6 +2,7 @@
 
 use crate::scenario::Arrivals;
 use crate::units::{Load, Seconds};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, Gamma};
 
@@ -14,14 +15,23 @@ pub enum Spacing {
     Constant,
     /// Gamma-distributed gaps of unit mean. Shape 1 is Poisson; the variance of a gap is its mean
     /// squared over the shape.
-    Gamma(Gamma<f64>),
+    Gamma {
+        /// Of a gap between two arrivals.
+        gap: Gamma<f64>,
+        /// Of the gap that a random moment falls into, which is longer.
+        around: Gamma<f64>,
+    },
 }
 
 impl Spacing {
     /// What a scenario asks for. A shape that no gamma distribution has counts as Poisson.
     pub fn new(arrivals: Arrivals, burstiness: Option<f64>) -> Spacing {
         match (burstiness, arrivals) {
-            (Some(shape), _) => Gamma::new(shape, 1.0 / shape).map_or(Spacing::Poisson, Spacing::Gamma),
+            (Some(shape), _) => {
+                let gap = Gamma::new(shape, 1.0 / shape);
+                let around = Gamma::new(shape + 1.0, 1.0 / shape);
+                gap.and_then(|gap| Ok(Spacing::Gamma { gap, around: around? })).unwrap_or(Spacing::Poisson)
+            }
             (None, Arrivals::Poisson) => Spacing::Poisson,
             (None, Arrivals::Constant) => Spacing::Constant,
         }
@@ -60,7 +70,9 @@ impl ArrivalTimes {
             Spacing::Poisson => Exp1.sample(&mut self.rng),
             Spacing::Constant if self.begun => 1.0,
             Spacing::Constant => 0.5,
-            Spacing::Gamma(gamma) => gamma.sample(&mut self.rng),
+            Spacing::Gamma { gap, .. } if self.begun => gap.sample(&mut self.rng),
+            // A step begins at a random moment of the process, so that its mean rate is the wanted one.
+            Spacing::Gamma { around, .. } => around.sample(&mut self.rng) * self.rng.random::<f64>(),
         }
     }
 }
@@ -112,6 +124,19 @@ mod tests {
             let (mean, variation) = gaps(&times(Load::Rate(Rate(50.0)), 4000.0, spacing));
             assert!((mean * 50.0 - 1.0).abs() < 0.03, "{shape}: {mean}");
             assert!((variation * shape - 1.0).abs() < 0.08, "{shape}: {variation}");
+        }
+    }
+
+    #[test]
+    fn short_steps_have_the_rate_however_bursty_they_are() {
+        for shape in [0.05, 0.3, 5.0] {
+            let spacing = Spacing::new(Arrivals::Poisson, Some(shape));
+            let count = |seed| {
+                let rng = stream(seed, "arrivals");
+                ArrivalTimes::new(Load::Rate(Rate(5.5)), Seconds(10.0), spacing, rng).count() as f64
+            };
+            let mean = (0..4000).map(count).sum::<f64>() / 4000.0;
+            assert!((mean / 55.0 - 1.0).abs() < 0.04, "{shape}: {mean}");
         }
     }
 

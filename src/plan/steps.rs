@@ -46,6 +46,8 @@ pub struct Plan {
     warm_up: Option<Seconds>,
     index: u32,
     place: u32,
+    /// Whether the next step meets a server without load in the middle of a plan.
+    resumed: bool,
     kind: Kind,
 }
 
@@ -87,7 +89,7 @@ impl Plan {
             RampSpec::Linear { from, to, length } => Kind::Continuous(stretches(*from, *to, *length)),
             RampSpec::Trace { .. } => Kind::Continuous(trace.map(stretches_of_trace).unwrap_or_default()),
         };
-        Plan { warm_up, index: 0, place: 0, kind }
+        Plan { warm_up, index: 0, place: 0, resumed: false, kind }
     }
 
     /// Whether the next step depends on how the last one came out, so that its requests must have
@@ -122,6 +124,7 @@ impl Plan {
             last = Some(*result);
         }
         self.index = next_index;
+        self.resumed = self.place > 0;
         last
     }
 
@@ -141,8 +144,8 @@ impl Plan {
         let before = self.fixed().into_iter().flat_map(|steps| &steps[..place]);
         let offset = before.map(|(_, length)| *length).sum();
         let warm_up = match &self.kind {
-            Kind::Continuous(_) if place > 0 => Seconds::ZERO,
-            Kind::Continuous(_) => self.warm_up.unwrap_or(Seconds::ZERO),
+            Kind::Continuous(_) if place > 0 && !self.resumed => Seconds::ZERO,
+            Kind::Continuous(_) if !self.resumed => self.warm_up.unwrap_or(Seconds::ZERO),
             _ => self.warm_up.unwrap_or((length * WARM_UP_SHARE).min(WARM_UP_MOST)),
         };
         // Half a step is the least that must stay to be measured.
@@ -150,6 +153,7 @@ impl Plan {
         let step = Step { index: self.index, place: self.place, load, offset, warm_up, length };
         self.index += 1;
         self.place += 1;
+        self.resumed = false;
         Next::Step(step, reason)
     }
 }
@@ -359,6 +363,7 @@ mod tests {
                 (Next::Step(a, _), Next::Step(b, _)) => {
                     assert_eq!((a.load, a.place, a.length, a.offset), (b.load, b.place, b.length, b.offset));
                     assert_eq!((a.index, b.index), (3, 7), "{text}");
+                    assert!(b.warm_up.0 > 0.0, "{text}: the server is empty again");
                 }
                 other => panic!("{text}: {other:?}"),
             }

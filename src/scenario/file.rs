@@ -50,7 +50,10 @@ impl ScenarioError {
 /// Text that is not YAML, unknown fields (with a "did you mean"), values of the wrong form, and a
 /// file that does not say its version.
 pub fn read_settings(path: &Path, text: &str) -> Result<Settings, ScenarioError> {
+    // The reader shows the lines around an error, which must not be a secret's.
+    let may_hold_secret = text.contains("bearer-token") || text.contains("header");
     let parse_error = |reason: String| {
+        let reason = if may_hold_secret { first_line(&reason) } else { reason };
         let hint = unknown_field_hint(&reason).map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         ScenarioError::Parse { path: path.display().to_string(), reason, hint }
     };
@@ -64,6 +67,10 @@ pub fn read_settings(path: &Path, text: &str) -> Result<Settings, ScenarioError>
         ));
     }
     Ok(settings)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// "did you mean ...?" for the reader's "unknown field `x`, expected one of a, b".
@@ -100,6 +107,18 @@ mod tests {
         ] {
             let message = read(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_error_near_a_secret_does_not_show_it() {
+        for text in [
+            "version: 1\nbearer-token: hf_verysecret\n",
+            "version: 1\nheader: [\"X-Key: verysecret\"]\n",
+            "version: 1\nbearer-token: hf_verysecret\nseed: -3\n",
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(!message.contains("verysecret") && message.contains("x.yaml"), "{message}");
         }
     }
 

@@ -89,7 +89,7 @@ settings! {
     /// The model's tokenizer.json, to make prompts of exactly the wanted tokens
     #[arg(long, value_name = "FILE", help_heading = "Load")]
     tokenizer: PathBuf,
-    /// Tokens at the start of every prompt that are the same in all; else no two prompts share a beginning
+    /// Tokens at the start of every prompt that are the same in all; else each prompt is a text of its own
     #[arg(long, value_name = "TOKENS", help_heading = "Load")]
     shared_prefix: u32,
     /// max_new_tokens to declare in every request, instead of the wanted output tokens
@@ -101,7 +101,7 @@ settings! {
     /// Shape of gamma-distributed gaps: 1 is Poisson, below is burstier, above more even
     #[arg(long, value_name = "SHAPE", conflicts_with = "arrivals", help_heading = "Load")]
     burstiness: f64,
-    /// Seed of arrivals, sizes and prompts: the same seed gives the same load [default: 1]
+    /// Seed of arrivals and sizes: the same seed gives the same load; prompt texts are new in every run [default: 1]
     #[arg(long, value_name = "N", help_heading = "Load")]
     seed: u64,
     /// Warm-up at the start of each step, not measured [default: 30 % of the step, at most 30s]
@@ -115,7 +115,7 @@ settings! {
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     timeout: Seconds,
-    /// Stop after this time, whatever is left of the ramp
+    /// Start no step that would end after this time, whatever is left of the ramp
     #[arg(long, value_name = "TIME", help_heading = "Load")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     max_duration: Seconds,
@@ -355,6 +355,19 @@ impl Settings {
                 "raise max-concurrency",
             ));
         }
+        let shortest = match &self.ramp {
+            Some(RampSpec::Rate { hold, .. } | RampSpec::Concurrency { hold, .. }) => Some(*hold),
+            _ => None,
+        };
+        if let (Some(shortest), Some(most)) = (shortest, self.max_duration)
+            && shortest.0 > most.0
+        {
+            return Err(ScenarioError::field(
+                "max-duration",
+                format!("of {most} leaves no time for a step of {shortest}"),
+                "raise it or shorten the steps",
+            ));
+        }
         let needs_stream =
             |slo: &&Slo| matches!(slo.metric, SloMetric::Ttft | SloMetric::Tpot | SloMetric::Itl);
         if self.stream == Some(false)
@@ -365,6 +378,45 @@ impl Settings {
                 format!("{slo} needs streamed answers, and stream is false"),
                 "limit e2e or ntpot, or leave stream out",
             ));
+        }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), ScenarioError> {
+        let fail = |field: &'static str, problem: &str, remedy: &str| {
+            Err(ScenarioError::field(field, problem.to_owned(), remedy))
+        };
+        for (field, urls) in [("metrics-url", &self.metrics_url), ("gpu-metrics-url", &self.gpu_metrics_url)]
+        {
+            if urls.iter().flatten().any(|url| !is_http(url)) {
+                return fail(
+                    field,
+                    "is not an http:// or https:// address",
+                    "write it in full, like http://10.0.0.7:8000/metrics",
+                );
+            }
+        }
+        if self.target.as_ref().is_some_and(|url| !is_http(url)) {
+            return fail(
+                "target",
+                "is not an http:// or https:// address",
+                "write it in full, like http://localhost:8080",
+            );
+        }
+        let urls = self.metrics_url.iter().flatten().chain(self.gpu_metrics_url.iter().flatten());
+        if urls.clone().chain(&self.target).any(|url| has_secret_in_query(url)) {
+            return fail(
+                "target",
+                "or an address of metrics seems to hold a key or token behind its '?', which would be recorded",
+                "give it with --header NAME=env:VARIABLE",
+            );
+        }
+        if urls.chain(&self.target).any(|url| has_credentials(url)) {
+            return fail(
+                "target",
+                "or an address of metrics holds a user name or password, which would be recorded",
+                "give the address without them",
+            );
         }
         Ok(())
     }
@@ -396,31 +448,7 @@ impl Settings {
                 "use a name like chat-l4",
             );
         }
-        for (field, urls) in [("metrics-url", &self.metrics_url), ("gpu-metrics-url", &self.gpu_metrics_url)]
-        {
-            if urls.iter().flatten().any(|url| !is_http(url)) {
-                return fail(
-                    field,
-                    "is not an http:// or https:// address",
-                    "write it in full, like http://10.0.0.7:8000/metrics",
-                );
-            }
-        }
-        if self.target.as_ref().is_some_and(|url| !is_http(url)) {
-            return fail(
-                "target",
-                "is not an http:// or https:// address",
-                "write it in full, like http://localhost:8080",
-            );
-        }
-        let urls = self.metrics_url.iter().flatten().chain(self.gpu_metrics_url.iter().flatten());
-        if urls.chain(&self.target).any(|url| has_credentials(url)) {
-            return fail(
-                "target",
-                "or an address of metrics holds a user name or password, which would be recorded",
-                "give the address without them",
-            );
-        }
+        self.check_addresses()?;
         if self.timeout.is_some_and(|t| t.0 < 0.1) {
             return fail("timeout", "is below 100ms", "the wait for a first token can take seconds: use 60s");
         }
@@ -432,6 +460,15 @@ impl Settings {
 fn has_credentials(url: &str) -> bool {
     let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     authority.is_some_and(|authority| authority.contains('@'))
+}
+
+/// Whether the query of an address names what is usually secret.
+fn has_secret_in_query(url: &str) -> bool {
+    const NAMES: [&str; 6] = ["key", "token", "secret", "passw", "auth", "sig"];
+    url.split_once('?').is_some_and(|(_, query)| {
+        let query = query.to_ascii_lowercase();
+        NAMES.iter().any(|name| query.contains(name))
+    })
 }
 
 fn is_http(url: &str) -> bool {
@@ -472,6 +509,7 @@ mod tests {
             (Settings { target: Some("localhost:80".into()), ..slo() }, "target"),
             (Settings { version: Some(2), ..slo() }, "version"),
             (Settings { target: Some("http://me:secret@localhost".into()), ..slo() }, "would be recorded"),
+            (Settings { target: Some("http://localhost/?api_key=x".into()), ..slo() }, "would be recorded"),
         ];
         for (settings, field) in wrong {
             let message = settings.resolve().unwrap_err().to_string();

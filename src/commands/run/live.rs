@@ -11,6 +11,8 @@ use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// How far back the live view looks.
+const RECENT: Seconds = Seconds(10.0);
 /// This many failures in a row of a server that is not there end the run.
 const GONE_AFTER: u32 = 20;
 
@@ -90,24 +92,26 @@ impl Live {
     /// One line on what is going on.
     pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: usize) -> String {
         let state = self.state();
-        let recent = state.requests.iter().rev().take_while(|r| r.scheduled.0 > now.0 - 60.0);
-        let mut ttft: Vec<f64> =
-            recent.filter(|r| r.step == step.index && r.is_ok()).filter_map(|r| Some(r.ttft()?.0)).collect();
+        let of_step = || {
+            state.requests.iter().rev().take_while(|r| r.ended.is_none_or(|ended| ended.0 > now.0 - RECENT.0))
+        };
+        let mine = || of_step().filter(|r| r.step == step.index);
+        let mut ttft: Vec<f64> = mine().filter(|r| r.is_ok()).filter_map(|r| Some(r.ttft()?.0)).collect();
+        let failed = mine().filter(|r| !r.is_ok()).count();
+        let last = |series| state.samples.iter().rev().take(8).find_map(|sample| sample.get(series));
+        let gauges = [Series::QueueSize, Series::BatchSize, Series::GpuUtil].map(last);
+        // The workers wait for this lock, so what takes long comes after it.
+        drop(state);
         ttft.sort_by(f64::total_cmp);
         let p95 =
             ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1)).map(|s| Seconds(*s).to_string());
-        let failed =
-            state.requests.iter().rev().take_while(|r| r.step == step.index).filter(|r| !r.is_ok()).count();
-        let last = |series| state.samples.iter().rev().take(8).find_map(|sample| sample.get(series));
-        let shown = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}"));
+        let [queue, batch, gpu] =
+            gauges.map(|value| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}")));
         let failures = if failed > 0 { format!("  failed {failed}") } else { String::new() };
         format!(
-            "{}  in flight {in_flight}  TTFT p95 {}  queue {}  batch {}  GPU {} %{failures}",
+            "{}  in flight {in_flight}  TTFT p95 {}  queue {queue}  batch {batch}  GPU {gpu} %{failures}",
             step.load,
             p95.as_deref().unwrap_or("-"),
-            shown(last(Series::QueueSize)),
-            shown(last(Series::BatchSize)),
-            shown(last(Series::GpuUtil)),
         )
     }
 }

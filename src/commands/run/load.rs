@@ -27,9 +27,11 @@ pub(super) fn prepare(scenario: &Scenario) -> Result<Load, Failure> {
         Some(path) => Some(Tokenizer::read(path, &read(path, "tokenizer")?).or_exit(Exit::Usage)?),
         None => None,
     };
+    // Prompts of another run may still be in the server's prefix cache, so each run has its own.
+    let prompt_seed = scenario.seed ^ jiff::Timestamp::now().as_nanosecond() as u64;
     let prompts = match &tokenizer {
-        None => PromptMaker::uncalibrated(scenario.seed, scenario.shared_prefix),
-        Some(tokenizer) => PromptMaker::exact(scenario.seed, scenario.shared_prefix, tokenizer)
+        None => PromptMaker::uncalibrated(prompt_seed, scenario.shared_prefix),
+        Some(tokenizer) => PromptMaker::exact(prompt_seed, scenario.shared_prefix, tokenizer)
             .ok_or_else(|| anyhow!("--tokenizer: too few common words are one token each, so no exact prompts can be made; leave it out"))
             .or_exit(Exit::Usage)?,
     };

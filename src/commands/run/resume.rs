@@ -1,8 +1,8 @@
 //! `run --resume RUN`: goes on with a run that ended early, at its first unfinished step.
 
-use crate::analyze::{Measured, analyze};
+use crate::analyze::{Measured, StepAnalysis, analyze};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
-use crate::measurement::Event;
+use crate::measurement::{Event, FailureKind};
 use crate::plan::StepResult;
 use crate::record::{self, RecordedRun, Recorder, RunInfo, RunState};
 use crate::scenario::{Scenario, Settings};
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub(super) struct Earlier {
     pub directory: PathBuf,
     pub info: RunInfo,
-    /// The steps that were driven to their end, in order.
+    /// The steps that were driven to their end and whose requests are all accounted for, in order.
     pub driven: Vec<StepResult>,
     /// The number of the next step in the record.
     pub next_step: u32,
@@ -53,8 +53,14 @@ impl Earlier {
             replicas: Replicas(scenario.replicas),
         };
         let steps = analyze(&measured, &scenario.slos).steps;
-        let driven =
-            steps.iter().map(|step| StepResult { rate: Rate(step.mark.load.level()), holds: step.holds() });
+        // A step of which the end of the session cut something off is driven anew.
+        let whole = |step: &&StepAnalysis| {
+            step.is_judged() || (step.lost == 0 && !step.failures.contains_key(&FailureKind::Stopped))
+        };
+        let driven = steps
+            .iter()
+            .filter(whole)
+            .map(|step| StepResult { rate: Rate(step.mark.load.level()), holds: step.holds() });
         let begun = run.events.iter().filter_map(|event| match event {
             Event::StepStarted { index, .. } => Some(*index),
             _ => None,

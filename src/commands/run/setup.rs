@@ -75,6 +75,7 @@ impl Setup {
         if let Some(remark) = remark {
             console.warn(&remark);
         }
+        check_level(&scenario.ramp, max_in_flight)?;
         let (simulator, url) = start_server(scenario, console).await?;
         let target = Target::new(&url, wire(scenario), access.load.clone()).or_exit(Exit::Usage)?;
         safety::check(&target.url(""), scenario.i_own_this_target).await?;
@@ -118,6 +119,18 @@ impl Setup {
                 Err(failure)
             }
         }
+    }
+}
+
+/// A closed loop must have a worker for each of its clients, or it is not the level it is called.
+fn check_level(ramp: &RampSpec, most: u32) -> Result<(), Failure> {
+    let RampSpec::Concurrency { levels, .. } = ramp else { return Ok(()) };
+    match levels.iter().find(|level| **level > most) {
+        Some(level) => {
+            Err(anyhow!("--ramp asks for {level} requests in flight, and this machine allows {most}"))
+                .or_exit(Exit::Usage)
+        }
+        None => Ok(()),
     }
 }
 
