@@ -33,9 +33,14 @@ pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
 /// Reads the run in `directory` and analyzes it, with what `other` says instead of its scenario.
 pub(super) fn read(directory: &Path, other: Settings) -> anyhow::Result<Derived> {
     let run = record::read(directory)?;
-    let settings: Settings = serde_json::from_value(run.info.scenario.clone())
-        .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))?;
+    let settings = recorded_settings(&run, directory)?;
     from_run(&run, &other.over(settings).resolve()?)
+}
+
+/// The scenario that a run was made with.
+pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::Result<Settings> {
+    serde_json::from_value(run.info.scenario.clone())
+        .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
 fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {

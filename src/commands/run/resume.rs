@@ -2,12 +2,13 @@
 
 use crate::analyze::{Measured, StepAnalysis, analyze};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
+use crate::commands::derive;
 use crate::measurement::{Event, FailureKind};
 use crate::plan::StepResult;
 use crate::record::{self, RecordedRun, Recorder, RunInfo, RunState};
 use crate::scenario::{Scenario, Settings};
 use crate::units::{Rate, Replicas, Seconds};
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use std::path::PathBuf;
 
 /// What an earlier session left.
@@ -35,9 +36,7 @@ pub(super) fn read(directory: PathBuf, arguments: &RunArgs) -> Result<(Scenario,
         return Err(anyhow!("{} is complete, so there is nothing to resume", directory.display()))
             .or_exit(Exit::Usage);
     }
-    let settings: Settings = serde_json::from_value(run.info.scenario.clone())
-        .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
-        .or_exit(Exit::Usage)?;
+    let settings = derive::recorded_settings(&run, &directory).or_exit(Exit::Usage)?;
     let scenario = settings.resolve().or_exit(Exit::Usage)?;
     let earlier = Earlier::of(directory, run, &scenario);
     Ok((scenario, earlier))
