@@ -19,6 +19,8 @@ use serde::Serialize;
 /// What happened at one replica between two scrapes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
+    /// When its second scrape was begun.
+    pub end: Seconds,
     /// Time between the scrapes.
     pub length: Seconds,
     /// Decode forwards, and the seconds in them.
@@ -190,6 +192,7 @@ mod tests {
             + cost.decode_per_sequence.0 * batch * carried;
         let forwards = decodes + prefills;
         Interval {
+            end: Seconds::ZERO,
             length: Seconds(decode_seconds + prefill_seconds + cost.overhead.0 * forwards),
             decodes,
             decode_seconds,

@@ -31,6 +31,7 @@ pub fn intervals(samples: &[&Sample], requests: &[&RequestOutcome]) -> Vec<Inter
         let range =
             firsts.partition_point(|first| first.0 < from)..firsts.partition_point(|first| first.0 < to);
         Some(Interval {
+            end: pair[1].time,
             length: pair[1].time - pair[0].time,
             decodes: rise(Series::DecodeCount)?,
             decode_seconds: rise(Series::DecodeSeconds)?,

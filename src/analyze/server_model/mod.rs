@@ -13,7 +13,7 @@ pub use predict::{Workload, capacity, judge_load};
 use super::{Measured, steps};
 use crate::batching::{Admission, ServerModel};
 use crate::measurement::{RequestOutcome, Sample};
-use crate::units::{Rate, Seconds, Slo, SloMetric};
+use crate::units::{Rate, Slo, SloMetric};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
@@ -76,7 +76,8 @@ const WARM_UP: usize = 200;
 /// Largest factor between the rate measured and the rates tried.
 const REACH: f64 = 64.0;
 
-/// Fits the server to a run and predicts its capacity. The same run gives the same prediction.
+/// Fits the server to a run and predicts its capacity. The same run gives the same prediction. Limits
+/// on ITL take no part, since single gaps are not played.
 ///
 /// # Errors
 /// What is missing for it.
@@ -87,15 +88,13 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
         return Err(NoPrediction::NoLimit);
     }
     let tracks = super::gauges::tracks(measured);
-    let all: Vec<(Seconds, Interval)> =
-        tracks.iter().flat_map(|track| timed_intervals(&track.samples, measured)).collect();
+    let all: Vec<Interval> = tracks.iter().flat_map(|track| intervals_of(&track.samples, measured)).collect();
     let samples: Vec<&Sample> = tracks.iter().flat_map(|track| &track.samples).copied().collect();
     let admission = admission(&samples).ok_or(NoPrediction::NoCounters)?;
-    let only: Vec<Interval> = all.iter().map(|(_, interval)| *interval).collect();
-    if only.len() < LEAST_INTERVALS {
+    if all.len() < LEAST_INTERVALS {
         return Err(NoPrediction::NotDetermined);
     }
-    let cost = fit(&only, &admission).ok_or(NoPrediction::NotDetermined)?;
+    let cost = fit(&all, &admission).ok_or(NoPrediction::NotDetermined)?;
     let model = ServerModel {
         prefill_base: cost.prefill_base,
         prefill_per_token: cost.prefill_per_token,
@@ -130,18 +129,18 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
     })
 }
 
-/// The intervals of one replica with their times. Which replica served a request is not known, so
-/// with several each is taken to prefill its share of the prompts.
-fn timed_intervals(samples: &[&Sample], measured: &Measured) -> Vec<(Seconds, Interval)> {
+/// The intervals of one replica. Which replica served a request is not known, so with several each is
+/// taken to prefill its share of the prompts.
+fn intervals_of(samples: &[&Sample], measured: &Measured) -> Vec<Interval> {
     let requests: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| r.is_ok()).collect();
-    let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
-    let each = samples.windows(2).filter_map(|pair| {
-        let interval = intervals(pair, &requests).pop()?;
-        let input_tokens =
-            if measured.replicas.0 == 1 { interval.input_tokens } else { interval.joins * mean_input };
-        Some((pair[1].time, Interval { input_tokens, ..interval }))
-    });
-    each.collect()
+    let mut found = intervals(samples, &requests);
+    if measured.replicas.0 > 1 {
+        let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
+        for interval in &mut found {
+            interval.input_tokens = interval.joins * mean_input;
+        }
+    }
+    found
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
@@ -194,11 +193,11 @@ fn enclose(model: &ServerModel, workload: &Workload, slos: &[Slo]) -> Option<Rat
 }
 
 /// How far each step's mean decode time lies from what the fit says for its batches.
-fn drift(all: &[(Seconds, Interval)], measured: &Measured, cost: &ForwardCost, chunking: bool) -> f64 {
+fn drift(all: &[Interval], measured: &Measured, cost: &ForwardCost, chunking: bool) -> f64 {
     let of_step = |mark: crate::measurement::StepMark| {
-        let inside = all.iter().filter(|(time, _)| (mark.start.0..mark.end.0).contains(&time.0));
+        let inside = all.iter().filter(|interval| (mark.start.0..mark.end.0).contains(&interval.end.0));
         let (mut seen, mut fitted) = (0.0, 0.0);
-        for (_, interval) in inside {
+        for interval in inside {
             let batch = interval.mean_batch(chunking).unwrap_or(0.0);
             seen += interval.decode_seconds;
             fitted += interval.decodes * (cost.decode_base.0 + cost.decode_per_sequence.0 * batch);
