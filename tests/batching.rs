@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use calibrate::batching::{Admission, Completed, Job, Output, Server, ServerModel, run_closed, run_open};
-use calibrate::units::Seconds;
+use calibrate::batching::{Admission, Completed, Deviations, Job, Output, Server, ServerModel, run_closed, run_open};
+use calibrate::units::{Replicas, Seconds};
 use std::collections::{HashMap, VecDeque};
 
 /// The simulated shard that the recordings were made with.
@@ -19,6 +19,9 @@ fn shard(admission: Admission) -> ServerModel {
         max_concurrent_requests: 128,
         max_batch_size: None,
         admission,
+        prefill_per_sequence: None,
+        decode_table: None,
+        deviations: Deviations::default(),
     }
 }
 
@@ -51,7 +54,7 @@ fn a_closed_loop_of_fixed_lengths_follows_its_closed_form() {
     let (input, output, until) = (200, 400, 4000.0);
     for clients in [1_u32, 2, 4, 8, 16] {
         let model = shard(Admission::Chunking);
-        let done = run_closed(model, clients, jobs(input, output), Seconds(until));
+        let done = run_closed(&model, clients, jobs(input, output), Seconds(until));
         let (measured, latency) = throughput(&done, 100.0, until);
         let (c, l) = (f64::from(clients), f64::from(output));
         let prefill = model.prefill_base.0 + model.prefill_per_token.0 * f64::from(input);
@@ -75,7 +78,7 @@ fn a_closed_loop_beyond_the_token_budget_is_served_at_the_batch_limit() {
     let limit = model.batch_limit(input, output);
     assert_eq!(limit, 16_383 / 299);
     let rate = |clients| {
-        throughput(&run_closed(model, clients, jobs(input, output), Seconds(until)), 100.0, until).0
+        throughput(&run_closed(&model, clients, jobs(input, output), Seconds(until)), 100.0, until).0
     };
     let (at_limit, beyond) = (rate(limit), rate(2 * limit));
     assert!((beyond / at_limit - 1.0).abs() < 0.05, "{beyond} at twice the limit, {at_limit} at it");
@@ -117,8 +120,8 @@ struct Level {
 
 /// Plays a level as recorded: all clients start at once and send new requests for 20 seconds, each
 /// `think` seconds (from, to, spread evenly) after its last token; those in flight may end.
-fn level(model: ServerModel, clients: u32, samples: &[f64], think: (f64, f64)) -> Level {
-    let (mut server, mut out) = (Server::new(model), Output::default());
+fn level(model: &ServerModel, clients: u32, samples: &[f64], think: (f64, f64)) -> Level {
+    let (mut server, mut out) = (Server::new(model.clone()), Output::default());
     let mut next = jobs(200, 100);
     let mut arrived = HashMap::new();
     let mut due: VecDeque<f64> = (0..clients).map(|_| 0.0).collect();
@@ -183,8 +186,8 @@ fn the_recorded_ramp_of_a_real_router_is_reproduced() {
         let model = ServerModel { overhead: Seconds(measured - modelled), ..model };
         let times: Vec<f64> =
             samples.iter().filter(|s| s["conc"] == row["conc"]).map(|s| number(s, "time_s")).collect();
-        let got = level(model, clients, &times, (0.001, 0.004));
-        let quick = level(model, clients, &times, (0.0005, 0.002));
+        let got = level(&model, clients, &times, (0.001, 0.004));
+        let quick = level(&model, clients, &times, (0.0005, 0.002));
         let ttft = if clients == 64 { quick.ttft_p50_ms } else { got.ttft_p50_ms };
         let near = |what: &str, got: f64, want: f64, slack: f64| {
             assert!(
@@ -226,7 +229,7 @@ fn window(text: &str, length: f64, overhead_ms: f64, admission: Admission) -> [(
         (Seconds(number(row, "sent_s") + 60.0), Job { id, input_tokens, declared_output: 200, output_tokens })
     });
     let model = ServerModel { overhead: Seconds::from_millis(overhead_ms), ..shard(admission) };
-    let played = run_open(model, arrivals);
+    let played = run_open(&model, Replicas(1), arrivals);
     let inside =
         || rows.iter().zip(&played).filter(|(row, _)| (0.0..length).contains(&number(row, "sent_s")));
     let recorded =

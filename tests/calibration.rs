@@ -4,10 +4,10 @@
 
 use calibrate::analyze::Measured;
 use calibrate::analyze::server_model::{
-    ForwardCost, Interval, KnownLimits, Workload, admission, capacity, fit, intervals, judge_load, predict,
+    ForwardCost, Interval, Known, Workload, admission, capacity, fit, intervals, judge_load, predict,
     token_budget,
 };
-use calibrate::batching::{Admission, ServerModel};
+use calibrate::batching::{Admission, Deviations, ServerModel};
 use calibrate::measurement::{Phase, RequestOutcome, Sample, Series, Source};
 use calibrate::plan::{ArrivalTimes, RequestSource, Spacing, stream};
 use calibrate::simulator::Preset;
@@ -117,6 +117,9 @@ fn model(cost: &ForwardCost, admission: Admission, token_budget: u32) -> ServerM
         max_concurrent_requests: 128,
         max_batch_size: None,
         admission,
+        prefill_per_sequence: None,
+        decode_table: None,
+        deviations: Deviations::default(),
     }
 }
 
@@ -249,7 +252,7 @@ fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
         gaps: &run.gaps,
         replicas: Replicas(1),
     };
-    let known = KnownLimits { declared_output: None, max_concurrent_requests: 128, max_prefill_tokens: 2048 };
+    let known = Known { max_prefill_tokens: 2048, ..Known::default() };
     let prediction = predict(&measured, &slos, &known).unwrap();
     let truth = Preset::by_name("demo").unwrap().config().model;
     let (cost, n) = (prediction.cost, 20_000);

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use calibrate::analyze::{Measured, analyze};
+use calibrate::analyze::{Known, Measured, analyze};
 use calibrate::drive::decode::{StreamDecoder, StreamFormat, classify_status, read_whole};
 use calibrate::observe::exposition;
 use calibrate::plan::{read_dataset, read_trace};
@@ -197,7 +197,7 @@ fn analyzed(run: &RecordedRun) {
         gaps: &run.gaps,
         replicas: Replicas(run.info.target.replicas),
     };
-    serde_json::to_string(&analyze(&measured, &slos)).unwrap();
+    serde_json::to_string(&analyze(&measured, &slos, &Known::default())).unwrap();
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 //! Simple and honest about it: the true limit lies somewhere between two measured loads, and those
 //! two are the interval that is reported.
 
-use super::{Capacity, GaugeSummary, NoCapacity, SloCheck, StepAnalysis};
+use super::{Bracket, Capacity, Method, NoCapacity, SloCheck, StepAnalysis};
 use crate::units::{Limit, Rate, Replicas};
 
 /// The load at which the first SLO is reached.
@@ -25,28 +25,16 @@ pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacit
     let first =
         crossings.map(|(low, high)| (crossing(low, high), high.slo)).min_by(|a, b| a.0.total_cmp(&b.0));
     let (fraction, limited_by) = first.ok_or(NoCapacity::NeverReached)?;
-    let per_replica = |step: &StepAnalysis| carried(step) / f64::from(replicas.0.max(1));
-    let between = |low: f64, high: f64| low + (high - low) * fraction;
-    let gauge =
-        |of: fn(&StepAnalysis) -> Option<GaugeSummary>| Some(between(of(lower)?.mean, of(upper)?.mean));
+    let (holds_at, fails_at) = (lower.carried(replicas), upper.carried(replicas));
     Ok(Capacity {
-        per_replica: Rate(between(per_replica(lower), per_replica(upper))),
-        holds_at: Rate(per_replica(lower)),
-        fails_at: Rate(per_replica(upper)),
+        per_replica: Rate(holds_at.0 + (fails_at.0 - holds_at.0) * fraction),
+        low: holds_at,
+        high: fails_at,
+        method: Method::Interpolation,
+        replicas,
         limited_by,
-        fraction,
-        lower_step,
-        upper_step,
-        queue: gauge(|step| step.queue),
-        batch: gauge(|step| step.batch),
-        gpu: gauge(|step| step.gpu),
+        bracket: Some(Bracket { holds_at, fails_at, lower_step, upper_step }),
     })
-}
-
-/// The load that a step put on the server, requests per second: what arrived in the measured part
-/// of an open loop. In a closed loop arrivals follow completions, so it is what was completed.
-fn carried(step: &StepAnalysis) -> f64 {
-    if step.mark.load.is_open_loop() { step.offered.0 } else { step.achieved.0 }
 }
 
 /// Where between the two steps, 0 to 1, the figure reaches its limit on a straight line. 0 where the
@@ -64,7 +52,7 @@ fn crossing(lower: &SloCheck, upper: &SloCheck) -> f64 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::Steadiness;
+    use super::super::{GaugeSummary, Steadiness};
     use super::*;
     use crate::measurement::StepMark;
     use crate::units::{Load, Seconds, Slo};
@@ -122,9 +110,7 @@ pub(super) mod tests {
             [step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, Some(1.0), 10.0), step(2, 8.0, Some(5.0), 30.0)];
         let capacity = find(&steps, Replicas(1)).unwrap();
         assert_eq!(capacity.per_replica, Rate(5.0));
-        assert_eq!((capacity.holds_at, capacity.fails_at), (Rate(4.0), Rate(8.0)));
-        assert_eq!(capacity.batch, Some(15.0));
-        assert_eq!(capacity.queue, None);
+        assert_eq!((capacity.low, capacity.high), (Rate(4.0), Rate(8.0)));
         let shared = find(&steps, Replicas(2)).unwrap();
         assert_eq!(shared.per_replica, Rate(2.5));
     }
@@ -132,14 +118,15 @@ pub(super) mod tests {
     #[test]
     fn an_infinite_figure_puts_the_limit_at_the_step_that_holds() {
         let capacity = find(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
-        assert_eq!((capacity.per_replica, capacity.batch), (Rate(2.0), Some(4.0)));
+        assert_eq!(capacity.per_replica, Rate(2.0));
     }
 
     #[test]
     fn steps_are_taken_in_the_order_of_their_load() {
         let steps = [step(0, 8.0, Some(5.0), 30.0), step(1, 4.0, Some(1.0), 10.0)];
         let capacity = find(&steps, Replicas(1)).unwrap();
-        assert_eq!((capacity.lower_step, capacity.upper_step), (1, 0));
+        let bracket = capacity.bracket.unwrap();
+        assert_eq!((bracket.lower_step, bracket.upper_step), (1, 0));
     }
 
     #[test]

@@ -9,10 +9,13 @@ mod latency;
 pub mod server_model;
 mod slo;
 mod steps;
+mod surface;
 mod timeline;
 mod types;
 mod validity;
 
+pub use surface::{Curve, Origin, Surface};
+pub use server_model::Known;
 pub use types::*;
 
 use crate::measurement::{Event, RequestOutcome, Sample, StepIndex};
@@ -35,12 +38,9 @@ pub struct Measured<'a> {
     pub replicas: Replicas,
 }
 
-/// Analyzes a whole run.
-pub fn analyze(measured: &Measured, slos: &[Slo]) -> Analysis {
-    let steps: Vec<StepAnalysis> = steps::driven(measured.events)
-        .into_iter()
-        .map(|mark| steps::analyze_step(mark, measured, slos))
-        .collect();
+/// Analyzes a whole run. `known` is what its record says of the server besides.
+pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
+    let steps = analyze_steps(measured, slos);
     let validity = validity::judge(measured, &steps, slos);
     let capacity = match validity.verdict {
         Verdict::Invalid => Err(NoCapacity::Invalid),
@@ -48,12 +48,20 @@ pub fn analyze(measured: &Measured, slos: &[Slo]) -> Analysis {
     };
     Analysis {
         slos: slos.to_vec(),
+        prediction: server_model::predict(measured, slos, known),
+        surface: surface::measured(&steps, measured.replicas),
         replicas: measured.replicas,
         timeline: timeline::build(measured),
         validity,
         capacity,
         steps,
     }
+}
+
+/// The steps alone.
+pub fn analyze_steps(measured: &Measured, slos: &[Slo]) -> Vec<StepAnalysis> {
+    let driven = steps::driven(measured.events);
+    driven.into_iter().map(|mark| steps::analyze_step(mark, measured, slos)).collect()
 }
 
 /// Analyzes the last step that was driven, for an adaptive search. `None` before the first.

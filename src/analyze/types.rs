@@ -1,5 +1,7 @@
 //! What an analysis says.
 
+use super::server_model::{NoPrediction, Prediction};
+use super::surface::Surface;
 use crate::measurement::{FailureKind, StepMark};
 use crate::units::{Rate, Replicas, Seconds, Slo};
 use serde::Serialize;
@@ -16,8 +18,12 @@ pub struct Analysis {
     pub steps: Vec<StepAnalysis>,
     /// Whether the measurement can be believed.
     pub validity: Validity,
+    /// The server by its own counters, or why there is none.
+    pub prediction: Result<Prediction, NoPrediction>,
     /// The load that the SLO allows, or why it is not known.
     pub capacity: Result<Capacity, NoCapacity>,
+    /// How the metrics of a replica follow its load.
+    pub surface: Surface,
     /// The whole run second by second, for plots.
     pub timeline: Vec<TimelinePoint>,
 }
@@ -71,6 +77,13 @@ pub struct StepAnalysis {
 }
 
 impl StepAnalysis {
+    /// The load that the step put on each of `replicas`: what arrived in the measured part of an open loop.
+    /// In a closed loop arrivals follow completions, so it is what was completed.
+    pub fn carried(&self, replicas: Replicas) -> Rate {
+        let total = if self.mark.load.is_open_loop() { self.offered } else { self.achieved };
+        Rate(total.0 / f64::from(replicas.0.max(1)))
+    }
+
     /// Whether every SLO holds in this step. A step that cannot be judged does not hold.
     pub fn holds(&self) -> bool {
         self.is_judged() && self.checks.iter().all(|check| check.holds)
@@ -150,29 +163,49 @@ pub struct GaugeSummary {
     pub max: f64,
 }
 
-/// The load within the SLO, per replica, by interpolation between two steps.
+/// The load within the SLO, per replica.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Capacity {
     /// Requests per second and replica at which the first SLO is reached.
     pub per_replica: Rate,
-    /// The largest measured load that holds, per replica: the lower bound.
-    pub holds_at: Rate,
-    /// The smallest measured load above it that fails, per replica: the upper bound.
-    pub fails_at: Rate,
+    /// Lower end of the interval.
+    pub low: Rate,
+    /// Upper end of the interval.
+    pub high: Rate,
+    /// How it was found, which is also what the interval means.
+    pub method: Method,
+    /// Replicas that share the load: several share peaks, so that each carries somewhat more.
+    pub replicas: Replicas,
     /// The SLO that breaks first.
     pub limited_by: Slo,
-    /// Position of the capacity between the two steps: 0 at the one that holds, 1 at the one that fails.
-    pub fraction: f64,
+    /// The two measured loads around the limit, where the ramp enclosed it.
+    pub bracket: Option<Bracket>,
+}
+
+/// Ways to a capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The server as its own counters show it, played at the production replica count. 90 % interval.
+    ServerModel,
+    /// A logistic fit over all requests of all steps. 90 % interval.
+    Logistic,
+    /// A straight line between the last step that holds and the first that fails; these two are the
+    /// interval.
+    Interpolation,
+}
+
+/// The last measured load that holds and the first that fails, per replica.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Bracket {
+    /// The largest measured load that holds, below any that fails.
+    pub holds_at: Rate,
+    /// The smallest measured load above it that fails.
+    pub fails_at: Rate,
     /// Index into `steps` of the step that holds.
     pub lower_step: usize,
     /// Index into `steps` of the step that fails.
     pub upper_step: usize,
-    /// Queue size per replica at the capacity.
-    pub queue: Option<f64>,
-    /// Batch size per replica at the capacity.
-    pub batch: Option<f64>,
-    /// GPU utilization per replica at the capacity, percent.
-    pub gpu: Option<f64>,
 }
 
 /// Why no capacity is known.

@@ -14,6 +14,6 @@ mod model;
 mod run;
 mod server;
 
-pub use model::{Admission, ServerModel};
-pub use run::{Completed, run_closed, run_open};
+pub use model::{Admission, Deviations, ServerModel};
+pub use run::{Completed, Counters, Pool, run_closed, run_open};
 pub use server::{Emission, Forward, Gauges, Job, JoinReason, Observation, Output, Refused, Server};

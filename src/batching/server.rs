@@ -2,6 +2,9 @@
 
 use super::{Admission, ServerModel};
 use crate::units::Seconds;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 use std::collections::VecDeque;
 
 /// A request as the scheduler sees it.
@@ -126,6 +129,7 @@ struct Running {
     id: u64,
     emitted: u32,
     output_tokens: u32,
+    input_tokens: u32,
     reserved: u32,
     arrived: Seconds,
     batched: Seconds,
@@ -163,13 +167,23 @@ pub struct Server {
     waiting_tokens: u32,
     live: usize,
     gauges: Gauges,
+    noise: ChaCha8Rng,
 }
+
+/// Noise never makes a forward shorter than this share of its length.
+const SHORTEST: f64 = 0.2;
 
 impl Server {
     /// An idle server.
     pub fn new(model: ServerModel) -> Server {
+        Server::with_noise(model, 0)
+    }
+
+    /// An idle server whose noise, where its model has any, is drawn from `seed`.
+    pub fn with_noise(model: ServerModel, seed: u64) -> Server {
         Server {
             model,
+            noise: ChaCha8Rng::seed_from_u64(seed),
             now: Seconds::ZERO,
             queue: VecDeque::new(),
             running: Vec::new(),
@@ -333,10 +347,25 @@ impl Server {
 
     fn decode(&mut self) {
         self.waiting_tokens += 1;
-        self.start(
-            Work::Forward { kind: Forward::Decode, joined: false },
-            self.model.decode(self.running.len()),
-        );
+        let kv_tokens = if self.model.deviations.per_kv_token == Seconds::ZERO {
+            0
+        } else {
+            self.running.iter().map(|sequence| u64::from(sequence.input_tokens + sequence.emitted)).sum()
+        };
+        let length = self.model.decode(self.running.len(), kv_tokens);
+        self.start_forward(Forward::Decode, false, length);
+    }
+
+    fn start_forward(&mut self, kind: Forward, joined: bool, mut length: Seconds) {
+        let deviations = &self.model.deviations;
+        if deviations.drift != Seconds::ZERO && self.now >= deviations.drift_after {
+            length = length + deviations.drift;
+        }
+        if deviations.noise > 0.0 {
+            let normal: f64 = StandardNormal.sample(&mut self.noise);
+            length = length * (1.0 + deviations.noise * normal).max(SHORTEST);
+        }
+        self.start(Work::Forward { kind, joined }, length);
     }
 
     fn start(&mut self, work: Work, length: Seconds) {
@@ -347,10 +376,7 @@ impl Server {
         let most = self.most_joiners(0);
         if let Some(tokens) = self.take(None, most, self.model.max_prefill_tokens, None, out) {
             self.waiting_tokens = 1;
-            self.start(
-                Work::Forward { kind: Forward::Prefill, joined: false },
-                self.model.prefill(tokens, 0),
-            );
+            self.start_forward(Forward::Prefill, false, self.model.prefill(tokens, 0));
         }
     }
 
@@ -386,10 +412,7 @@ impl Server {
         let most = self.most_joiners(running as u32);
         let Some(tokens) = self.take(least, most, prefill_budget, Some(reason), out) else { return false };
         self.waiting_tokens = 1;
-        self.start(
-            Work::Forward { kind: Forward::Prefill, joined: true },
-            self.model.prefill(tokens, running),
-        );
+        self.start_forward(Forward::Prefill, true, self.model.prefill(tokens, running));
         true
     }
 
@@ -428,6 +451,7 @@ impl Server {
             self.running.push(Running {
                 id: queued.job.id,
                 emitted: 0,
+                input_tokens: queued.job.input_tokens,
                 output_tokens: queued.job.output_tokens.clamp(1, queued.job.declared_output.max(1)),
                 reserved: ServerModel::reservation(queued.job.input_tokens, queued.job.declared_output),
                 arrived: queued.arrived,

@@ -1,8 +1,7 @@
 //! From a recorded run to everything that is derived from it. `run` ends with this and `report`
 //! repeats it, so that both say the same.
 
-use crate::analyze::server_model::{KnownLimits, NoPrediction, Prediction, predict};
-use crate::analyze::{Analysis, Measured, analyze};
+use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames};
@@ -17,7 +16,6 @@ use std::path::Path;
 /// What a record tells.
 pub(super) struct Derived {
     analysis: Analysis,
-    prediction: Result<Prediction, NoPrediction>,
     recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
@@ -51,8 +49,7 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         gaps: &run.gaps,
         replicas: Replicas(scenario.replicas),
     };
-    let analysis = analyze(&measured, &scenario.slos);
-    let prediction = predict(&measured, &scenario.slos, &known_limits(run, scenario));
+    let analysis = analyze(&measured, &scenario.slos, &known(run, scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
     let mut manifests = Vec::new();
@@ -62,22 +59,22 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
         manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, prediction, recommendation, manifests })
+    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
 }
 
-/// What TGI does where its `/info` says nothing.
-const MAX_CONCURRENT_REQUESTS: u32 = 128;
-const MAX_BATCH_PREFILL_TOKENS: u32 = 4096;
-
-fn known_limits(run: &RecordedRun, scenario: &Scenario) -> KnownLimits {
+/// What is known of the server from elsewhere than its metrics.
+fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
     let said = |field: &str| {
         let number = run.info.target.info.as_ref()?.get(field)?.as_u64()?;
         u32::try_from(number).ok()
     };
-    KnownLimits {
+    let default = Known::default();
+    Known {
         declared_output: scenario.max_new_tokens,
-        max_concurrent_requests: said("max_concurrent_requests").unwrap_or(MAX_CONCURRENT_REQUESTS),
-        max_prefill_tokens: said("max_batch_prefill_tokens").unwrap_or(MAX_BATCH_PREFILL_TOKENS),
+        max_concurrent_requests: said("max_concurrent_requests").unwrap_or(default.max_concurrent_requests),
+        max_prefill_tokens: said("max_batch_prefill_tokens").unwrap_or(default.max_prefill_tokens),
+        planned: Vec::new(),
+        production: Replicas(scenario.replicas),
     }
 }
 
@@ -111,7 +108,7 @@ fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
     if let Ok(capacity) = &analysis.capacity {
         lines.push(format!(
             "SLO capacity: {} per replica, measured between {} and {}",
-            capacity.per_replica, capacity.holds_at, capacity.fails_at
+            capacity.per_replica, capacity.low, capacity.high
         ));
     }
     if info.state != RunState::Complete {
@@ -157,7 +154,6 @@ impl Derived {
     fn input(&self) -> ReportInput<'_> {
         ReportInput {
             analysis: &self.analysis,
-            prediction: self.prediction,
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,

@@ -48,9 +48,9 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
     let mut warnings = vec![format!(
         "the capacity lies somewhere from {} to {} per replica: it is interpolated between two steps, without \
          allowance for growth of the load while a new replica starts",
-        capacity.holds_at, capacity.fails_at
+        capacity.low, capacity.high
     )];
-    let apart = capacity.fails_at.0 / capacity.holds_at.0;
+    let apart = capacity.high.0 / capacity.low.0;
     if apart > WIDE {
         warnings.insert(
             0,
@@ -68,8 +68,9 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
                 .to_owned(),
         );
     }
-    let at_limit = [capacity.lower_step, capacity.upper_step].map(|i| &analysis.steps[i]);
-    if at_limit.iter().any(|step| step.holds() && matches!(step.steady, Steadiness::Growing { .. })) {
+    let mut at_limit =
+        capacity.bracket.iter().flat_map(|b| [b.lower_step, b.upper_step]).map(|i| &analysis.steps[i]);
+    if at_limit.any(|step| step.holds() && matches!(step.steady, Steadiness::Growing { .. })) {
         warnings.push(
             "requests in flight were still growing in the last step that holds: hold steps longer".to_owned(),
         );

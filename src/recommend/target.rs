@@ -15,12 +15,8 @@ const NEAR_CEILING: f64 = 0.9;
 
 /// The target of `signal`.
 pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, tolerance: f64) -> Target {
-    let at_capacity = match signal {
-        Signal::Queue => capacity.queue,
-        Signal::Batch => capacity.batch,
-        Signal::DutyCycle | Signal::Dcgm => capacity.gpu,
-    };
-    let nearest = [capacity.lower_step, capacity.upper_step];
+    let at_capacity = analysis.surface.curve(signal).and_then(|curve| curve.at(capacity.per_replica));
+    let nearest = nearest(capacity);
     let samples = nearest.iter().filter_map(|i| gauge(signal, &analysis.steps[*i])).map(|g| g.n).sum();
     let mut target = Target {
         signal,
@@ -42,6 +38,11 @@ pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, t
         target.terms.extend(fires_at.map(|fires_at| term("scales up from an average of", fires_at)));
     }
     target
+}
+
+/// The steps around the capacity.
+fn nearest(capacity: &Capacity) -> Vec<usize> {
+    capacity.bracket.iter().flat_map(|bracket| [bracket.lower_step, bracket.upper_step]).collect()
 }
 
 fn term(name: impl Into<String>, value: impl Into<String>) -> Term {
@@ -109,15 +110,12 @@ fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, t
             term(format!("{what} ({rate})"), figures)
         })
     };
-    let mut terms: Vec<Term> = [
-        side("at the last load that holds", capacity.lower_step, capacity.holds_at.to_string()),
-        side("at the first load that fails", capacity.upper_step, capacity.fails_at.to_string()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let share =
-        format!("at the capacity ({}, {:.0} % of the way)", capacity.per_replica, capacity.fraction * 100.0);
+    let mut terms: Vec<Term> = Vec::new();
+    if let Some(bracket) = capacity.bracket {
+        terms.extend(side("at the last load that holds", bracket.lower_step, bracket.holds_at.to_string()));
+        terms.extend(side("at the first load that fails", bracket.upper_step, bracket.fails_at.to_string()));
+    }
+    let share = format!("at the capacity ({})", capacity.per_replica);
     terms.push(term(share, format!("{value:.3} {unit}")));
     terms.push(term(
         "divided by 1 + tolerance",

@@ -4,15 +4,15 @@
 //! all steps stand beside it under `stages`.
 
 use super::ReportInput;
-use crate::analyze::{GaugeSummary, LatencySummary, StepAnalysis};
+use crate::analyze::{Capacity, GaugeSummary, LatencySummary, StepAnalysis};
 use serde_json::{Value, json};
 
 /// The document.
 pub(super) fn document(input: &ReportInput) -> Value {
     let analysis = input.analysis;
     let chosen = match &analysis.capacity {
-        Ok(capacity) => analysis.steps.get(capacity.lower_step),
-        Err(_) => analysis.steps.last(),
+        Ok(Capacity { bracket: Some(bracket), .. }) => analysis.steps.get(bracket.lower_step),
+        _ => analysis.steps.last(),
     };
     json!({
         "version": "0.2",

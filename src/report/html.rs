@@ -85,8 +85,8 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         cut_short,
         capacity: analysis.capacity.as_ref().ok().map(|capacity| Facts {
             value: capacity.per_replica.to_string(),
-            low: capacity.holds_at.to_string(),
-            high: capacity.fails_at.to_string(),
+            low: capacity.low.to_string(),
+            high: capacity.high.to_string(),
             limited_by: capacity.limited_by.to_string(),
         }),
         way_out: words::way_out(input),

@@ -29,7 +29,7 @@ struct Document<'a> {
     tolerance: Option<f64>,
     capacity: Option<CapacityJson>,
     /// The capacity by the server's own counters; `null` with `prediction_missing` saying why.
-    prediction: Option<Prediction>,
+    prediction: Option<&'a Prediction>,
     prediction_missing: Option<String>,
     targets: Vec<TargetJson<'a>>,
     rationale: &'a [String],
@@ -108,8 +108,8 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         remedy: words::way_out(input),
         tolerance: recommendation.map(|r| r.tolerance),
         capacity: analysis.capacity.as_ref().ok().map(capacity),
-        prediction: input.prediction.ok(),
-        prediction_missing: input.prediction.err().map(|reason| reason.to_string()),
+        prediction: analysis.prediction.as_ref().ok(),
+        prediction_missing: analysis.prediction.as_ref().err().map(|reason| reason.to_string()),
         targets: recommendation.map(|r| r.targets.iter().map(target).collect()).unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         warnings: recommendation.map(|r| r.warnings.as_slice()).unwrap_or_default(),
@@ -122,8 +122,8 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
 fn capacity(capacity: &Capacity) -> CapacityJson {
     CapacityJson {
         requests_per_second_per_replica: capacity.per_replica.0,
-        holds_at: capacity.holds_at.0,
-        fails_at: capacity.fails_at.0,
+        holds_at: capacity.low.0,
+        fails_at: capacity.high.0,
         limited_by: capacity.limited_by.to_string(),
     }
 }

@@ -20,7 +20,6 @@ pub use plots::Plot;
 pub use terminal::terminal_summary;
 
 use crate::analyze::Analysis;
-use crate::analyze::server_model::{NoPrediction, Prediction};
 use crate::recommend::Recommendation;
 
 /// Everything that a report is made from.
@@ -28,8 +27,6 @@ use crate::recommend::Recommendation;
 pub struct ReportInput<'a> {
     /// The analysis.
     pub analysis: &'a Analysis,
-    /// What the server's own counters say of its capacity, or why they say nothing.
-    pub prediction: Result<Prediction, NoPrediction>,
     /// The recommendation; `None`: nothing is recommended.
     pub recommendation: Option<&'a Recommendation>,
     /// What the run was.

@@ -65,7 +65,7 @@ fn x_title(input: &ReportInput) -> &'static str {
 fn mark(input: &ReportInput) -> Option<(f64, f64, f64)> {
     let capacity = input.analysis.capacity.as_ref().ok().filter(|_| !is_closed_loop(input))?;
     let total = f64::from(input.analysis.replicas.0);
-    Some((capacity.holds_at.0 * total, capacity.fails_at.0 * total, capacity.per_replica.0 * total))
+    Some((capacity.low.0 * total, capacity.high.0 * total, capacity.per_replica.0 * total))
 }
 
 fn line(

@@ -26,7 +26,7 @@ pub fn terminal_summary(input: &ReportInput, colour: bool) -> String {
             let _ = writeln!(
                 out,
                 "SLO capacity  {} per replica, measured between {} and {}",
-                capacity.per_replica, capacity.holds_at, capacity.fails_at
+                capacity.per_replica, capacity.low, capacity.high
             );
             let _ = writeln!(out, "limited by    {}", capacity.limited_by);
         }

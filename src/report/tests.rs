@@ -1,9 +1,9 @@
 //! Every output from made-up analyses: usual ones, odd ones, hostile ones.
 
 use super::*;
-use crate::analyze::server_model::ForwardCost;
+use crate::analyze::server_model::{ForwardCost, Prediction};
 use crate::analyze::{
-    Capacity, GaugeSummary, LatencySummary, NoCapacity, SloCheck, Steadiness, StepAnalysis, TimelinePoint,
+    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Surface, Steadiness, StepAnalysis, TimelinePoint,
     Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
@@ -76,15 +76,17 @@ fn analysis() -> Analysis {
     let slo = "ttft:p95:2s".parse().unwrap();
     let capacity = Capacity {
         per_replica: Rate(7.5),
-        holds_at: Rate(6.0),
-        fails_at: Rate(10.0),
+        low: Rate(6.0),
+        high: Rate(10.0),
+        method: Method::Interpolation,
+        replicas: Replicas(1),
         limited_by: slo,
-        fraction: 0.375,
-        lower_step: 1,
-        upper_step: 2,
-        queue: Some(2.5),
-        batch: Some(20.0),
-        gpu: Some(77.5),
+        bracket: Some(Bracket {
+            holds_at: Rate(6.0),
+            fails_at: Rate(10.0),
+            lower_step: 1,
+            upper_step: 2,
+        }),
     };
     let point = |i: u32| TimelinePoint {
         time: Seconds(f64::from(i) + 0.5),
@@ -109,7 +111,9 @@ fn analysis() -> Analysis {
                 check("requests per step", Verdict::Remark),
             ],
         },
+        prediction: Ok(prediction()),
         capacity: Ok(capacity),
+        surface: Surface::default(),
         timeline: (0..30).map(point).collect(),
     }
 }
@@ -178,8 +182,7 @@ fn files(
     facts: &RunFacts,
 ) -> BTreeMap<String, String> {
     let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
-    let prediction = Ok(prediction());
-    let input = ReportInput { analysis, prediction, recommendation, facts, manifests: &manifests };
+    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();

@@ -28,13 +28,13 @@ pub(super) fn recommended<'a>(input: &ReportInput<'a>) -> Option<&'a Target> {
 pub(super) fn capacity(capacity: &Capacity) -> String {
     format!(
         "{} per replica (measured: holds at {}, fails at {}); first limit reached: {}",
-        capacity.per_replica, capacity.holds_at, capacity.fails_at, capacity.limited_by
+        capacity.per_replica, capacity.low, capacity.high, capacity.limited_by
     )
 }
 
 /// The capacity by the server's own counters, in one line.
 pub(super) fn prediction(input: &ReportInput) -> Option<String> {
-    let prediction = input.prediction.ok()?;
+    let prediction = input.analysis.prediction.as_ref().ok()?;
     let limit = match prediction.token_budget {
         Some(tokens) => {
             format!("about {tokens} KV tokens, {} if they were no limit", prediction.without_limit)
@@ -53,7 +53,7 @@ pub(super) fn prediction(input: &ReportInput) -> Option<String> {
 
 /// What a forward costs, in one line.
 pub(super) fn forward_cost(input: &ReportInput) -> Option<String> {
-    let cost = input.prediction.ok()?.cost;
+    let cost = input.analysis.prediction.as_ref().ok()?.cost;
     let ms = |time: Seconds| time.0 * 1e3;
     Some(format!(
         "decode {:.2} ms + {:.3} ms a sequence, prefill {:.2} ms + {:.4} ms a token, {:.2} ms between forwards",

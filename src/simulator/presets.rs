@@ -1,7 +1,7 @@
 //! Servers to imitate. All figures are assumptions from arithmetic, none was measured on a GPU.
 
 use super::SimulatorConfig;
-use crate::batching::{Admission, ServerModel};
+use crate::batching::{Admission, Deviations, ServerModel};
 use crate::units::Seconds;
 
 /// A named server.
@@ -133,6 +133,9 @@ impl Preset {
             max_concurrent_requests: 128,
             max_batch_size: None,
             admission: if self.chunking { Admission::Chunking } else { WAITING },
+            prefill_per_sequence: None,
+            decode_table: None,
+            deviations: Deviations::default(),
         };
         SimulatorConfig {
             model,

@@ -94,7 +94,7 @@ impl Shard {
         let metrics =
             Metrics::new(config.max_total_tokens - 1, config.max_total_tokens).map_err(io::Error::other)?;
         let core = Core {
-            server: Server::new(config.model),
+            server: Server::new(config.model.clone()),
             out: Output::default(),
             clients: HashMap::new(),
             finished: HashMap::new(),

@@ -11,23 +11,40 @@ pub use intervals::{admission, intervals, token_budget};
 pub use predict::{Workload, capacity, judge_load};
 
 use super::{Measured, steps};
-use crate::batching::{Admission, ServerModel};
+use crate::batching::{Admission, Deviations, ServerModel};
 use crate::measurement::{RequestOutcome, Sample};
-use crate::units::{Rate, Slo, SloMetric};
+use crate::units::{Rate, Replicas, Slo, SloMetric};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
 use serde::Serialize;
 
 /// What is known of a server from elsewhere than its counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownLimits {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
     /// `max_new_tokens` as the requests declared it; `None`: the output tokens that they wanted.
     pub declared_output: Option<u32>,
     /// Requests in queue and batch together (`max_concurrent_requests`).
     pub max_concurrent_requests: u32,
     /// Prompt tokens in one prefill (`max_batch_prefill_tokens`).
     pub max_prefill_tokens: u32,
+    /// Prompt and output tokens of many requests as they are drawn. Empty: not known.
+    pub planned: Vec<(u32, u32)>,
+    /// Replicas that will share the load in production.
+    pub production: Replicas,
+}
+
+impl Default for Known {
+    /// TGI's defaults, one replica, and nothing of the requests.
+    fn default() -> Known {
+        Known {
+            declared_output: None,
+            max_concurrent_requests: 128,
+            max_prefill_tokens: 4096,
+            planned: Vec::new(),
+            production: Replicas(1),
+        }
+    }
 }
 
 /// The load that one replica alone carries, by its own counters.
@@ -81,7 +98,7 @@ const REACH: f64 = 64.0;
 ///
 /// # Errors
 /// What is missing for it.
-pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result<Prediction, NoPrediction> {
+pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Prediction, NoPrediction> {
     let playable = |slo: &&Slo| !matches!(slo.metric, SloMetric::Itl);
     let slos: Vec<Slo> = slos.iter().filter(playable).copied().collect();
     if !slos.iter().any(|slo| slo.latency_limit().is_some()) {
@@ -106,6 +123,9 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
         max_concurrent_requests: known.max_concurrent_requests,
         max_batch_size: None,
         admission,
+        prefill_per_sequence: None,
+        decode_table: None,
+        deviations: Deviations::default(),
     };
     let workload = workload(measured.requests, known.declared_output).ok_or(NoPrediction::NotDetermined)?;
     let reservation = |(input, output): &(u32, u32)| {
@@ -116,7 +136,7 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &KnownLimits) -> Result
     let without_limit = enclose(&model, &workload, &slos).ok_or(NoPrediction::NotEnclosed)?;
     let capacity = match token_budget {
         None => without_limit,
-        Some(token_budget) => enclose(&ServerModel { token_budget, ..model }, &workload, &slos)
+        Some(token_budget) => enclose(&ServerModel { token_budget, ..model.clone() }, &workload, &slos)
             .ok_or(NoPrediction::NotEnclosed)?,
     };
     Ok(Prediction {

@@ -4,7 +4,7 @@ use super::super::slo;
 use super::super::types::SloCheck;
 use crate::batching::{Completed, Job, ServerModel, run_open};
 use crate::measurement::{FailureKind, Phase, RequestOutcome};
-use crate::units::{Rate, Seconds, Slo};
+use crate::units::{Rate, Replicas, Seconds, Slo};
 
 /// What the server is played with.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ impl Workload {
 
 /// Plays the workload at a rate, and judges it as a measured step is judged.
 pub fn judge_load(model: &ServerModel, workload: &Workload, rate: Rate, slos: &[Slo]) -> Vec<SloCheck> {
-    let completed = run_open(*model, workload.jobs(rate.0));
+    let completed = run_open(model, Replicas(1), workload.jobs(rate.0));
     let outcomes: Vec<RequestOutcome> = completed.iter().skip(workload.warm_up).map(outcome).collect();
     let attempts: Vec<&RequestOutcome> = outcomes.iter().collect();
     slos.iter().map(|limit| slo::check(*limit, &attempts, None, slos)).collect()

@@ -1,6 +1,7 @@
 //! The scheduler's rules, and its laws over random work.
 
 use super::*;
+use crate::batching::Deviations;
 use proptest::prelude::*;
 
 pub(super) fn model(admission: Admission) -> ServerModel {
@@ -15,6 +16,9 @@ pub(super) fn model(admission: Admission) -> ServerModel {
         max_concurrent_requests: 128,
         max_batch_size: None,
         admission,
+        prefill_per_sequence: None,
+        decode_table: None,
+        deviations: Deviations::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `run --resume RUN`: goes on with a run that ended early, at its first unfinished step.
 
-use crate::analyze::{Measured, StepAnalysis, analyze};
+use crate::analyze::{Measured, StepAnalysis, analyze_steps};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::commands::derive;
 use crate::measurement::{Event, FailureKind};
@@ -51,7 +51,7 @@ impl Earlier {
             gaps: &run.gaps,
             replicas: Replicas(scenario.replicas),
         };
-        let steps = analyze(&measured, &scenario.slos).steps;
+        let steps = analyze_steps(&measured, &scenario.slos);
         // A step of which the end of the session cut something off is driven anew.
         let whole = |step: &&StepAnalysis| {
             step.is_judged() || (step.lost == 0 && !step.failures.contains_key(&FailureKind::Stopped))
