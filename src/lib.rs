@@ -56,4 +56,5 @@ pub mod record;
 pub mod report;
 pub mod scenario;
 pub mod simulator;
+pub mod study;
 pub mod units;

@@ -115,6 +115,11 @@ impl Pool {
         &self.results
     }
 
+    /// Whether a request was accepted and has not ended.
+    pub fn is_in_flight(&self, id: u64) -> bool {
+        self.index.contains_key(&id)
+    }
+
     /// Moves every replica to `time`; how many requests ended on the way.
     pub fn advance(&mut self, time: Seconds) -> usize {
         (0..self.servers.len()).map(|replica| self.advance_one(replica, time)).sum()

@@ -12,6 +12,7 @@
 //! Checked on a real TGI 3.3.7 router: the identity for `T` is exact, and the costs meet those of its
 //! shard.
 
+use super::super::surface::isotonic;
 use crate::batching::Admission;
 use crate::units::Seconds;
 use serde::Serialize;
@@ -41,7 +42,7 @@ pub struct Interval {
     pub busy: bool,
 }
 
-/// What forwards cost.
+/// What forwards cost, on a straight line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ForwardCost {
     /// Fixed part of a decode forward.
@@ -72,11 +73,19 @@ impl Interval {
 
 /// Fits the costs to intervals by weighted least squares. `None` where they do not determine them:
 /// too few, or all at one load.
-pub fn fit(intervals: &[Interval], admission: &Admission) -> Option<ForwardCost> {
+pub fn fit<'a>(
+    intervals: impl IntoIterator<Item = &'a Interval>,
+    admission: &Admission,
+) -> Option<ForwardCost> {
     let chunking = matches!(admission, Admission::Chunking);
     let mut normal = Normal::default();
     let (mut n, mut decodes, mut prefills) = (0, 0.0, 0.0);
+    let (mut idle, mut between) = (0.0, 0.0);
     for interval in intervals {
+        if interval.busy {
+            idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
+            between += interval.decodes + interval.prefills;
+        }
         let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
         let carried = if chunking { batch * interval.prefills } else { 0.0 };
         n += 1;
@@ -98,20 +107,57 @@ pub fn fit(intervals: &[Interval], admission: &Admission) -> Option<ForwardCost>
         decode_per_sequence,
         prefill_base: prefill_base.max(Seconds::ZERO),
         prefill_per_token,
-        overhead: overhead(intervals),
+        // From stretches in which the batch was never empty; without one it is taken for nothing.
+        overhead: Seconds(if between > 0.0 { (idle / between).max(0.0) } else { 0.0 }),
         n,
     })
 }
 
-/// The time between two forwards, from stretches in which the batch was never empty; none is zero.
-fn overhead(intervals: &[Interval]) -> Seconds {
-    let busy = intervals.iter().filter(|interval| interval.busy);
-    let (mut idle, mut forwards) = (0.0, 0.0);
-    for interval in busy {
-        idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
-        forwards += interval.decodes + interval.prefills;
+/// A bin of the table holds at least so many intervals, and the whole at most so many bins.
+const LEAST_IN_BIN: usize = 6;
+const MOST_BINS: usize = 24;
+
+/// The length of a decode by its number of sequences, from 0 up to the most seen, without assuming a
+/// straight line: isotonic regression over bins of intervals by their mean batch, straight between their
+/// centers. Below the first center it follows the line of `cost`. `None` below three bins.
+pub fn decode_table<'a>(
+    intervals: impl IntoIterator<Item = &'a Interval>,
+    chunking: bool,
+    cost: &ForwardCost,
+) -> Option<Vec<Seconds>> {
+    let seen = |interval: &'a Interval| {
+        let batch = interval.mean_batch(chunking).filter(|batch| *batch > 0.0 && interval.decodes > 0.0)?;
+        Some((batch, interval.decodes, interval.decode_seconds))
+    };
+    let mut seen: Vec<(f64, f64, f64)> = intervals.into_iter().filter_map(seen).collect();
+    seen.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let size = LEAST_IN_BIN.max(seen.len().div_ceil(MOST_BINS));
+    let bins: Vec<(f64, f64, f64)> = seen
+        .chunks(size)
+        .filter(|bin| bin.len() >= LEAST_IN_BIN)
+        .map(|bin| {
+            let sum = |of: fn(&(f64, f64, f64)) -> f64| bin.iter().map(of).sum::<f64>();
+            let decodes = sum(|i| i.1);
+            (sum(|i| i.0 * i.1) / decodes, sum(|i| i.2) / decodes, decodes)
+        })
+        .collect();
+    if bins.len() < 3 {
+        return None;
     }
-    Seconds(if forwards > 0.0 { (idle / forwards).max(0.0) } else { 0.0 })
+    let smooth = isotonic(&bins.iter().map(|bin| (bin.1, bin.2)).collect::<Vec<_>>());
+    let centers: Vec<(f64, f64)> = bins.iter().zip(smooth).map(|(bin, length)| (bin.0, length)).collect();
+    let slope = cost.decode_per_sequence.0;
+    let length = |batch: f64| {
+        let above = centers.partition_point(|center| center.0 < batch);
+        match (above.checked_sub(1).map(|below| centers[below]), centers.get(above)) {
+            (Some(low), Some(high)) => low.1 + (high.1 - low.1) * (batch - low.0) / (high.0 - low.0),
+            (Some(last), None) => last.1 + slope * (batch - last.0),
+            (None, Some(first)) => (first.1 - slope * (first.0 - batch)).max(0.0),
+            (None, None) => 0.0,
+        }
+    };
+    let most = centers.last().map_or(0.0, |center| center.0).ceil() as u32;
+    Some((0..=most).map(|batch| Seconds(length(f64::from(batch)))).collect())
 }
 
 /// The normal equations of a weighted least-squares fit of four unknowns.
