@@ -30,8 +30,10 @@ const LEAST_SHARE: f64 = 1.0 / 64.0;
 const NEAR: f64 = 0.8;
 const CLOSE: f64 = 0.97;
 const LOW: f64 = 0.25;
+/// The second load, as a multiple of the first.
+const MEDIUM: f64 = 3.0;
 /// A prediction is not followed further than this factor beyond the highest rate that was driven.
-const LEAP: f64 = 5.0;
+const LEAP: f64 = 4.0;
 /// Predictions that differ by less than this agree.
 const AGREE: f64 = 0.015;
 /// Above this share the steps do not belong to one common server.
@@ -59,6 +61,11 @@ impl Search {
                 self.window(),
                 "first step: about one request at a time, to see what the server shows".to_owned(),
             )),
+            [first] if first.holds => {
+                let most = first.guide.map_or(f64::INFINITY, |guide| guide.capacity.0 * NEAR);
+                let rate = round((first.rate.0 * MEDIUM).min(most).max(first.rate.0 * 1.2));
+                Ok((Rate(rate), self.window(), "a medium load, to see what the batch costs".to_owned()))
+            }
             [.., last] => match last.guide {
                 Some(guide) => self.guided(driven, guide),
                 None => self.bracket(driven),
@@ -74,12 +81,12 @@ impl Search {
 
     /// The length of a step that the server's counters are read in.
     fn window(&self) -> Seconds {
-        Seconds((self.single_latency.0 * 18.0).clamp(12.0, 60.0).round())
+        Seconds((self.single_latency.0 * 18.0).clamp(12.0, 50.0).round())
     }
 
     /// The length of the last step, in which clients' latencies are judged.
     fn verification(&self) -> Seconds {
-        self.window() * 4.0
+        self.window() * 4.8
     }
 
     fn guided(&self, driven: &[StepResult], guide: Guide) -> Wanted {

@@ -65,6 +65,7 @@ pub(super) fn level(intervals: &mut [Interval], chunking: bool) -> Vec<Change> {
         for interval in intervals.iter_mut().filter(|interval| interval.end < change.at) {
             interval.decode_seconds += change.shift.0 * interval.decodes;
             interval.prefill_seconds += change.shift.0 * interval.prefills;
+            interval.length = interval.length + change.shift * (interval.decodes + interval.prefills);
         }
         changes.push(change);
     }
@@ -200,6 +201,7 @@ mod tests {
                     tokens: batch * 33.0 + 3.0,
                     input_tokens: 600.0,
                     busy: true,
+                    ends: None,
                 }
             })
             .collect()

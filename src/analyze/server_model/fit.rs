@@ -12,7 +12,6 @@
 //! Checked on a real TGI 3.3.7 router: the identity for `T` is exact, and the costs meet those of its
 //! shard.
 
-use super::super::surface::isotonic;
 use crate::batching::Admission;
 use crate::units::Seconds;
 use serde::Serialize;
@@ -36,10 +35,12 @@ pub struct Interval {
     pub joins: f64,
     /// Token events.
     pub tokens: f64,
-    /// Prompt tokens of requests whose first token came, by the client's count.
+    /// Prompt tokens of requests whose first token came, by the client's count: those of all replicas.
     pub input_tokens: f64,
     /// Whether the batch was never seen empty.
     pub busy: bool,
+    /// The batch gauge at both scrapes.
+    pub ends: Option<(f64, f64)>,
 }
 
 /// What forwards cost, on a straight line.
@@ -71,37 +72,49 @@ impl Interval {
     }
 }
 
-/// Fits the costs to intervals by weighted least squares. `None` where they do not determine them:
-/// too few, or all at one load.
+/// Fits the costs to intervals by weighted least squares. A round holds the intervals of replicas at the
+/// same moment, which share their prompts: nobody knows which replica was given which, but all of them
+/// together were given all. `None` where they do not determine the costs: too few, or all at one load.
 pub fn fit<'a>(
-    intervals: impl IntoIterator<Item = &'a Interval>,
+    rounds: impl IntoIterator<Item = &'a [Interval]>,
     admission: &Admission,
 ) -> Option<ForwardCost> {
     let chunking = matches!(admission, Admission::Chunking);
     let mut normal = Normal::default();
     let (mut n, mut decodes, mut prefills) = (0, 0.0, 0.0);
     let (mut idle, mut between) = (0.0, 0.0);
-    for interval in intervals {
-        if interval.busy {
-            idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
-            between += interval.decodes + interval.prefills;
+    for round in rounds {
+        // Of all replicas: what prefills carried along, their number, their tokens and their seconds.
+        let (mut carried, mut count, mut tokens, mut seconds) = (0.0, 0.0, 0.0, 0.0);
+        for interval in round {
+            if interval.busy {
+                idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
+                between += interval.decodes + interval.prefills;
+            }
+            tokens += interval.input_tokens / round.len() as f64;
+            let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
+            n += 1;
+            decodes += interval.decodes;
+            // The scatter of a sum grows with the number of its terms.
+            let row = [interval.decodes, batch * interval.decodes, 0.0, 0.0];
+            normal.add(row, interval.decode_seconds, 1.0 / interval.decodes.max(1.0));
+            carried += if chunking { batch * interval.prefills } else { 0.0 };
+            count += interval.prefills;
+            seconds += interval.prefill_seconds;
         }
-        let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
-        let carried = if chunking { batch * interval.prefills } else { 0.0 };
-        n += 1;
-        decodes += interval.decodes;
-        prefills += interval.prefills;
-        // The scatter of a sum grows with the number of its terms.
-        let row = [interval.decodes, batch * interval.decodes, 0.0, 0.0];
-        normal.add(row, interval.decode_seconds, 1.0 / interval.decodes.max(1.0));
-        let row = [0.0, carried, interval.prefills, interval.input_tokens];
-        normal.add(row, interval.prefill_seconds, 1.0 / interval.prefills.max(1.0));
+        prefills += count;
+        normal.add([0.0, carried, count, tokens], seconds, 1.0 / count.max(1.0));
     }
     if n < LEAST_INTERVALS || decodes < LEAST_FORWARDS || prefills < LEAST_FORWARDS {
         return None;
     }
-    let [decode_base, decode_per_sequence, prefill_base, prefill_per_token] = normal.solve()?.map(Seconds);
-    let sane = decode_base.0 > 0.0 && decode_per_sequence.0 >= 0.0 && prefill_per_token.0 >= 0.0;
+    let mut found = normal.solve()?;
+    if found[3] < 0.0 {
+        // Prompts of nearly one length: what their tokens cost cannot be told from what a prefill costs.
+        found = normal.without_last().solve()?;
+    }
+    let [decode_base, decode_per_sequence, prefill_base, prefill_per_token] = found.map(Seconds);
+    let sane = decode_base.0 > 0.0 && decode_per_sequence.0 >= 0.0;
     sane.then_some(ForwardCost {
         decode_base,
         decode_per_sequence,
@@ -113,55 +126,25 @@ pub fn fit<'a>(
     })
 }
 
-/// A bin of the table holds at least so many intervals, and the whole at most so many bins.
-const LEAST_IN_BIN: usize = 6;
-const MOST_BINS: usize = 24;
-
-/// The length of a decode by its number of sequences, from 0 up to the most seen, without assuming a
-/// straight line: isotonic regression over bins of intervals by their mean batch, straight between their
-/// centers. Below the first center it follows the line of `cost`. `None` below three bins.
-pub fn decode_table<'a>(
-    intervals: impl IntoIterator<Item = &'a Interval>,
-    chunking: bool,
-    cost: &ForwardCost,
-) -> Option<Vec<Seconds>> {
-    let seen = |interval: &'a Interval| {
-        let batch = interval.mean_batch(chunking).filter(|batch| *batch > 0.0 && interval.decodes > 0.0)?;
-        Some((batch, interval.decodes, interval.decode_seconds))
-    };
-    let mut seen: Vec<(f64, f64, f64)> = intervals.into_iter().filter_map(seen).collect();
-    seen.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let size = LEAST_IN_BIN.max(seen.len().div_ceil(MOST_BINS));
-    let bins: Vec<(f64, f64, f64)> = seen
-        .chunks(size)
-        .filter(|bin| bin.len() >= LEAST_IN_BIN)
-        .map(|bin| {
-            let sum = |of: fn(&(f64, f64, f64)) -> f64| bin.iter().map(of).sum::<f64>();
-            let decodes = sum(|i| i.1);
-            (sum(|i| i.0 * i.1) / decodes, sum(|i| i.2) / decodes, decodes)
-        })
-        .collect();
-    if bins.len() < 3 {
-        return None;
-    }
-    let smooth = isotonic(&bins.iter().map(|bin| (bin.1, bin.2)).collect::<Vec<_>>());
-    let centers: Vec<(f64, f64)> = bins.iter().zip(smooth).map(|(bin, length)| (bin.0, length)).collect();
-    let slope = cost.decode_per_sequence.0;
-    let length = |batch: f64| {
-        let above = centers.partition_point(|center| center.0 < batch);
-        match (above.checked_sub(1).map(|below| centers[below]), centers.get(above)) {
-            (Some(low), Some(high)) => low.1 + (high.1 - low.1) * (batch - low.0) / (high.0 - low.0),
-            (Some(last), None) => last.1 + slope * (batch - last.0),
-            (None, Some(first)) => (first.1 - slope * (first.0 - batch)).max(0.0),
-            (None, None) => 0.0,
+/// What a prefill costs with a cost of its own for each sequence that it carries along: base, per token, per
+/// sequence. `None` where the rounds do not determine them.
+pub(super) fn fit_prefill<'a>(rounds: impl IntoIterator<Item = &'a [Interval]>) -> Option<[Seconds; 3]> {
+    let mut matrix = vec![vec![0.0; 4]; 3];
+    for round in rounds {
+        let sum = |of: &dyn Fn(&Interval) -> f64| round.iter().map(of).sum::<f64>();
+        let count = sum(&|i| i.prefills);
+        let carried = sum(&|i| i.mean_batch(true).unwrap_or(0.0) * i.prefills);
+        let terms = [count, sum(&|i| i.input_tokens) / round.len() as f64, carried, sum(&|i| i.prefill_seconds)];
+        for (row, a) in matrix.iter_mut().zip(terms) {
+            row.iter_mut().zip(terms).for_each(|(cell, b)| *cell += a * b / count.max(1.0));
         }
-    };
-    let most = centers.last().map_or(0.0, |center| center.0).ceil() as u32;
-    Some((0..=most).map(|batch| Seconds(length(f64::from(batch)))).collect())
+    }
+    let found = super::shape::eliminate(matrix)?;
+    found.iter().all(|cost| *cost >= 0.0).then(|| [0, 1, 2].map(|i| Seconds(found[i])))
 }
 
 /// The normal equations of a weighted least-squares fit of four unknowns.
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Normal {
     matrix: [[f64; 4]; 4],
     right: [f64; 4],
@@ -175,6 +158,15 @@ impl Normal {
             }
             self.right[i] += weight * a * value;
         }
+    }
+
+    /// The same with the last unknown held at nothing.
+    fn without_last(mut self) -> Normal {
+        for i in 0..3 {
+            (self.matrix[i][3], self.matrix[3][i]) = (0.0, 0.0);
+        }
+        (self.matrix[3][3], self.right[3]) = (1.0, 0.0);
+        self
     }
 
     /// Gaussian elimination with pivoting. `None` where the equations do not determine the unknowns.
@@ -248,6 +240,7 @@ mod tests {
             tokens: batch * (decodes + carried) + joins,
             input_tokens: input,
             busy: true,
+            ends: None,
         }
     }
 
@@ -274,7 +267,7 @@ mod tests {
             } else {
                 Admission::WaitingServed { ratio: 0.3, max_waiting_tokens: 20 }
             };
-            let found = fit(&intervals, &admission).unwrap();
+            let found = fit(intervals.chunks(1), &admission).unwrap();
             let near = |x: Seconds, y: Seconds| (x.0 - y.0).abs() < 1e-6 * y.0.abs() + 1e-9;
             prop_assert!(near(found.decode_base, cost.decode_base), "{found:?}");
             prop_assert!(near(found.decode_per_sequence, cost.decode_per_sequence), "{found:?}");
@@ -295,10 +288,10 @@ mod tests {
             n: 0,
         };
         let same = vec![interval(&cost, 5.0, 20.0, 4.0, 800.0, true); 50];
-        assert_eq!(fit(&same, &Admission::Chunking), None);
+        assert_eq!(fit(same.chunks(1), &Admission::Chunking), None);
         let few: Vec<Interval> =
             (1..5).map(|i| interval(&cost, f64::from(i), 20.0, 4.0, 700.0 + f64::from(i), true)).collect();
-        assert_eq!(fit(&few, &Admission::Chunking), None);
-        assert_eq!(fit(&[], &Admission::Chunking), None);
+        assert_eq!(fit(few.chunks(1), &Admission::Chunking), None);
+        assert_eq!(fit([], &Admission::Chunking), None);
     }
 }

@@ -6,19 +6,23 @@ mod drift;
 mod fit;
 mod intervals;
 mod play;
+mod shape;
 mod uncertainty;
 
 pub use drift::{Change, Drift};
-pub use fit::{ForwardCost, Interval, decode_table, fit};
+pub use fit::{ForwardCost, Interval, fit};
 pub use intervals::{admission, intervals, token_budget};
 pub use play::{Played, Workload, capacity, play};
+pub use shape::{StepTime, step_time};
 pub use uncertainty::{Share, Uncertainty};
 
-use super::{Curve, Measured, Origin, steps};
+use super::{Curve, Measured, Origin, gauges, steps};
 use crate::batching::{Admission, Deviations, ServerModel};
+use super::gauges::Track;
 use crate::measurement::{RequestOutcome, Sample, StepMark};
 use crate::units::{Rate, Replicas, Seconds, Slo, SloMetric};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// What is known of a server from elsewhere than its counters.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,8 +68,8 @@ pub struct Fitted {
     pub token_budget: Option<u32>,
     /// How steady the server was.
     pub drift: Drift,
-    /// What the costs rest on, brought to the level that the server had last.
-    intervals: Vec<Interval>,
+    /// What the costs rest on, brought to the level that the server had last, in rounds.
+    rounds: Vec<Vec<Interval>>,
 }
 
 /// The load that each replica carries within the SLO, by the server's own counters.
@@ -175,7 +179,7 @@ pub enum NoPrediction {
 /// Fewer intervals than this are not fitted.
 const LEAST_INTERVALS: usize = 40;
 /// Requests that are played at each rate: for the result, and while a search goes on.
-const PLAYED: usize = 40_000;
+const PLAYED: usize = 80_000;
 const PLAYED_IN_SEARCH: usize = 10_000;
 /// Requests that each point of the curves is played with.
 const PLAYED_FOR_CURVES: usize = 8_000;
@@ -196,34 +200,56 @@ fn playable(slos: &[Slo]) -> Result<Vec<Slo>, NoPrediction> {
 /// # Errors
 /// What is missing for it.
 pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPrediction> {
-    let tracks = super::gauges::tracks(measured);
+    let tracks = gauges::tracks(measured);
     let samples: Vec<&Sample> = tracks.iter().flat_map(|track| &track.samples).copied().collect();
     let admission = admission(&samples).ok_or(NoPrediction::NoCounters)?;
-    let mut all: Vec<Interval> =
-        tracks.iter().flat_map(|track| intervals_of(&track.samples, measured)).collect();
+    let chunking = matches!(admission, Admission::Chunking);
+    let (mut all, scraped) = intervals_of(&tracks, measured);
     if all.len() < LEAST_INTERVALS {
         return Err(NoPrediction::NotDetermined);
     }
-    all.sort_by(|a, b| a.end.0.total_cmp(&b.end.0));
-    let chunking = matches!(admission, Admission::Chunking);
     let changes = drift::level(&mut all, chunking);
-    let cost = fit(&all, &admission).ok_or(NoPrediction::NotDetermined)?;
+    let rounds = rounds(&all, scraped);
     let reservation = |(input, output): (u32, u32)| {
         f64::from(ServerModel::reservation(input, known.declared_output.unwrap_or(output)))
     };
     let mean_reservation = mean(sizes(measured, known).into_iter().map(reservation));
     let token_budget = known.token_budget.or_else(|| token_budget(&samples, mean_reservation));
-    let table = decode_table(&all, chunking, &cost);
-    let model = model_of(&cost, table, admission, known, token_budget);
+    let slices: Vec<&[Interval]> = rounds.iter().map(Vec::as_slice).collect();
+    let (model, cost) =
+        fit_model(&slices, admission, known, token_budget).ok_or(NoPrediction::NotDetermined)?;
     let marks: Vec<StepMark> = steps::driven(measured.events).into_iter().map(|(mark, _)| mark).collect();
     let drift = Drift { steps: drift::of_steps(&all, &marks, &model, chunking), changes };
-    Ok(Fitted { model, cost, token_budget, drift, intervals: all })
+    Ok(Fitted { model, cost, token_budget, drift, rounds })
 }
 
-/// The server of given costs.
-pub fn model_of(
+/// The server whose forwards cost what the rounds say, and those costs on a straight line. `None` where they
+/// do not determine them.
+pub fn fit_model(
+    rounds: &[&[Interval]],
+    admission: Admission,
+    known: &Known,
+    token_budget: Option<u32>,
+) -> Option<(ServerModel, ForwardCost)> {
+    let chunking = matches!(admission, Admission::Chunking);
+    let cost = fit(rounds.iter().copied(), &admission)?;
+    let step = step_time(rounds.iter().copied().flatten(), chunking, &cost);
+    let mut model = model_of(&cost, admission, known, token_budget);
+    if let Some(StepTime { table, straight }) = step {
+        model.decode_table = Some(table);
+        // Off a straight line a sequence carried along by a prefill costs something else than in a decode.
+        if let Some([base, token, sequence]) =
+            (chunking && !straight).then(|| fit::fit_prefill(rounds.iter().copied())).flatten()
+        {
+            (model.prefill_base, model.prefill_per_token) = (base, token);
+            model.prefill_per_sequence = Some(sequence);
+        }
+    }
+    Some((model, cost))
+}
+
+fn model_of(
     cost: &ForwardCost,
-    decode_table: Option<Vec<Seconds>>,
     admission: Admission,
     known: &Known,
     token_budget: Option<u32>,
@@ -240,7 +266,7 @@ pub fn model_of(
         max_batch_size: None,
         admission,
         prefill_per_sequence: None,
-        decode_table,
+        decode_table: None,
         deviations: Deviations::default(),
     }
 }
@@ -396,7 +422,7 @@ fn batch_cap(model: &ServerModel, sizes: &[(u32, u32)], known: &Known) -> Option
 
 /// Asymptotic rate and half-saturation concurrency by the closed form with measured joins per prefill.
 fn closed_form(fitted: &Fitted, sizes: &[(u32, u32)]) -> (Rate, f64) {
-    let sum = |of: fn(&Interval) -> f64| fitted.intervals.iter().map(of).sum::<f64>();
+    let sum = |of: fn(&Interval) -> f64| fitted.rounds.iter().flatten().map(of).sum::<f64>();
     let joins = (sum(|i| i.joins) / sum(|i| i.prefills).max(1.0)).max(1.0);
     let input = mean(sizes.iter().map(|(input, _)| f64::from(*input)));
     let output = mean(sizes.iter().map(|(_, output)| f64::from(*output)));
@@ -410,18 +436,41 @@ fn closed_form(fitted: &Fitted, sizes: &[(u32, u32)]) -> (Rate, f64) {
     (Rate(rate), (output - 1.0) * decode * rate)
 }
 
-/// The intervals of one replica. Which replica served a request is not known, so with several each is
-/// taken to prefill its share of the prompts.
-fn intervals_of(samples: &[&Sample], measured: &Measured) -> Vec<Interval> {
+/// The intervals of all replicas in the order of time, and how many replicas were scraped. Where not all
+/// were, each is taken to prefill prompts of mean length.
+fn intervals_of(tracks: &[Track], measured: &Measured) -> (Vec<Interval>, usize) {
     let requests: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| r.is_ok()).collect();
-    let mut found = intervals(samples, &requests);
-    if measured.replicas.0 > 1 {
-        let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
-        for interval in &mut found {
-            interval.input_tokens = interval.joins * mean_input;
+    let scraped = tracks.iter().map(|track| track.replica).collect::<BTreeSet<_>>().len();
+    let mut all: Vec<Interval> =
+        tracks.iter().flat_map(|track| intervals(&track.samples, &requests)).collect();
+    all.sort_by(|a, b| a.end.0.total_cmp(&b.end.0));
+    if scraped == measured.replicas.0 as usize {
+        return (all, scraped);
+    }
+    let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
+    for interval in &mut all {
+        interval.input_tokens = interval.joins * mean_input;
+    }
+    (all, 1)
+}
+
+/// Intervals of so many replicas that end at the same moment, give or take half their length, together. One
+/// whose companions are missing is left out.
+fn rounds(all: &[Interval], replicas: usize) -> Vec<Vec<Interval>> {
+    let mut rounds: Vec<Vec<Interval>> = Vec::with_capacity(all.len() / replicas.max(1));
+    for interval in all {
+        match rounds.last_mut() {
+            Some(round)
+                if round.len() < replicas
+                    && (interval.end - round[0].end).0 < round[0].length.0 / 2.0 =>
+            {
+                round.push(*interval);
+            }
+            _ => rounds.push(vec![*interval]),
         }
     }
-    found
+    rounds.retain(|round| round.len() == replicas);
+    rounds
 }
 
 pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -6,7 +6,7 @@
 //! the model.
 
 use super::play::margin_at;
-use super::{Agreement, Fitted, Interval, Known, Workload, decode_table, fit, model_of};
+use super::{Agreement, Fitted, Interval, Known, Workload, fit_model};
 use crate::batching::ServerModel;
 use crate::units::{Rate, Seconds, Slo};
 use rand::{RngExt, SeedableRng};
@@ -38,7 +38,7 @@ const PLAYED: usize = 8_000;
 const BOOTSTRAPS: u64 = 16;
 const OTHER_ARRIVALS: u64 = 8;
 const OTHER_SIZES: u64 = 6;
-/// Intervals in a block of the bootstrap: neighbors share what chance did to them.
+/// Rounds in a block of the bootstrap: neighbors share what chance did to them.
 const BLOCK: usize = 10;
 /// Loads around the capacity that the slope is taken from.
 const AROUND: f64 = 0.05;
@@ -46,9 +46,10 @@ const AROUND: f64 = 0.05;
 const NEAR: f64 = 0.7;
 /// No server is the model: the least that is allowed for that, as seen in studies of servers that differ
 /// from it (`calibrate study`).
-const LEAST_DISCREPANCY: f64 = 0.004;
+const LEAST_DISCREPANCY: f64 = 0.002;
+const DISCREPANCY_OFF_THE_LINE: f64 = 0.007;
 /// A single change of the server during the run: another may come.
-const CHANGE: f64 = 0.5;
+const CHANGE: f64 = 0.15;
 
 impl Uncertainty {
     /// The 90 % interval around a capacity.
@@ -104,11 +105,14 @@ pub(super) fn of(
     let changed: f64 = fitted.drift.changes.iter().map(|change| change.share.abs()).sum();
     let drift = fitted.drift.scatter().hypot(changed * CHANGE);
     shares.push(Share { name: "drift of the server", share: shift(&slower(&fitted.model, drift)).abs() });
-    let line = ServerModel { decode_table: None, ..fitted.model.clone() };
-    shares.push(Share {
-        name: "shape of the step time",
-        share: (shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY),
-    });
+    let shape = if fitted.model.prefill_per_sequence.is_some() {
+        // The straight line is known to be wrong, so it tells nothing of how wrong the other shape may be.
+        DISCREPANCY_OFF_THE_LINE
+    } else {
+        let line = ServerModel { decode_table: None, ..fitted.model.clone() };
+        (shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY)
+    };
+    shares.push(Share { name: "shape of the step time", share: shape });
     if let (None, Some(budget)) = (known.token_budget, fitted.token_budget) {
         let other = ServerModel { token_budget: (f64::from(budget) * 1.01) as u32, ..fitted.model.clone() };
         shares.push(Share { name: "KV limit, not exported", share: shift(&other).abs() });
@@ -134,14 +138,13 @@ fn seen_by_clients(agreement: &[Agreement], capacity: Rate) -> Option<f64> {
 /// The server fitted to a block bootstrap of the intervals.
 fn refit(fitted: &Fitted, known: &Known, seed: u64) -> Option<ServerModel> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let blocks: Vec<&[Interval]> = fitted.intervals.chunks(BLOCK).collect();
-    let drawn: Vec<&Interval> =
-        (0..blocks.len()).flat_map(|_| blocks[rng.random_range(0..blocks.len())]).collect();
-    let admission = fitted.model.admission;
-    let cost = fit(drawn.iter().copied(), &admission)?;
-    let chunking = matches!(admission, crate::batching::Admission::Chunking);
-    let table = decode_table(drawn.iter().copied(), chunking, &cost);
-    Some(model_of(&cost, table, admission, known, fitted.token_budget))
+    let blocks: Vec<&[Vec<Interval>]> = fitted.rounds.chunks(BLOCK).collect();
+    let drawn: Vec<&[Interval]> = (0..blocks.len())
+        .flat_map(|_| blocks[rng.random_range(0..blocks.len())])
+        .map(Vec::as_slice)
+        .collect();
+    let (model, _) = fit_model(&drawn, fitted.model.admission, known, fitted.token_budget)?;
+    Some(model)
 }
 
 fn resample(sizes: &[(u32, u32)], seed: u64) -> Vec<(u32, u32)> {
