@@ -5,14 +5,14 @@ use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames};
-use crate::recommend::{Recommendation, recommend};
+use crate::recommend::{Assumptions, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::plan::RequestSource;
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
 use crate::units::{Replicas, Signal};
-use anyhow::Context;
-use std::path::Path;
+use anyhow::{Context, anyhow};
+use std::path::{Path, PathBuf};
 
 /// What a record tells.
 pub(super) struct Derived {
@@ -24,16 +24,59 @@ pub(super) struct Derived {
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
 pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
-    let derived = read(directory, Settings::default())?;
+    let derived = read(&[directory.to_owned()], Settings::default(), None)?;
     derived.write(directory)?;
     Ok(derived)
 }
 
-/// Reads the run in `directory` and analyzes it, with what `other` says instead of its scenario.
-pub(super) fn read(directory: &Path, other: Settings) -> anyhow::Result<Derived> {
-    let run = record::read(directory)?;
-    let settings = recorded_settings(&run, directory)?;
-    from_run(&run, &other.over(settings).resolve()?)
+/// Reads runs and analyzes them together, with what `other` says instead of the first one's scenario, and
+/// `metric` for the one to recommend.
+pub(super) fn read(
+    directories: &[PathBuf],
+    other: Settings,
+    metric: Option<Signal>,
+) -> anyhow::Result<Derived> {
+    let (directory, more) = directories.split_first().context("no run directory is named")?;
+    let first = record::read(directory)?;
+    let scenario = other.over(recorded_settings(&first, directory)?).resolve()?;
+    let mut others = Vec::new();
+    for directory in more {
+        let run = record::read(directory)?;
+        same_deployment(&first, &run, directory, &scenario)?;
+        others.push(run);
+    }
+    let run = record::together(first, others);
+    from_run(&run, &scenario, metric)
+}
+
+/// Runs can only be taken together where server, replicas and requests are the same.
+fn same_deployment(
+    first: &RecordedRun,
+    other: &RecordedRun,
+    directory: &Path,
+    scenario: &Scenario,
+) -> anyhow::Result<()> {
+    let settings = recorded_settings(other, directory)?.resolve()?;
+    let differs = if first.info.server() != other.info.server() {
+        Some(("server", first.info.server(), other.info.server()))
+    } else if settings.replicas != scenario.replicas {
+        Some(("number of replicas", scenario.replicas.to_string(), settings.replicas.to_string()))
+    } else if (settings.input_tokens, settings.output_tokens, &settings.dataset, settings.max_new_tokens)
+        != (scenario.input_tokens, scenario.output_tokens, &scenario.dataset, scenario.max_new_tokens)
+    {
+        let sizes = |s: &Scenario| format!("{} and {}", s.input_tokens, s.output_tokens);
+        Some(("requests", sizes(scenario), sizes(&settings)))
+    } else {
+        None
+    };
+    match differs {
+        None => Ok(()),
+        Some((what, one, two)) => Err(anyhow!(
+            "{} cannot be taken together with {}: the {what} differ ({two} for {one}); recommend from each on its own",
+            directory.display(),
+            first.info.run_id
+        )),
+    }
 }
 
 /// The scenario that a run was made with.
@@ -42,7 +85,7 @@ pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
-fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
+fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> anyhow::Result<Derived> {
     let measured = Measured {
         requests: &run.requests,
         samples: &run.samples,
@@ -52,15 +95,28 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     };
     let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation =
-        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
+        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, assumptions(scenario)));
     let mut manifests = Vec::new();
     if let Some(recommendation) = &mut recommendation {
+        if let Some(metric) = metric {
+            recommendation.prefer(metric);
+        }
         let names = names(&scenario.cluster, scenario.gpus_per_replica);
         recommendation.warnings.extend(manifest::warnings(recommendation, &names));
         let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
         manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
     }
     Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+}
+
+/// The control loop as the scenario describes it.
+fn assumptions(scenario: &Scenario) -> Assumptions {
+    Assumptions {
+        tolerance: scenario.tolerance,
+        lag: scenario.lag,
+        startup: scenario.startup,
+        growth: scenario.growth,
+    }
 }
 
 /// Requests that are drawn to know how large they are on average.
@@ -114,7 +170,7 @@ fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
     ];
     if let Ok(capacity) = &analysis.capacity {
         lines.push(format!(
-            "SLO capacity: {} per replica, measured between {} and {}",
+            "SLO capacity: {} per replica, {} to {}",
             capacity.per_replica, capacity.low, capacity.high
         ));
     }

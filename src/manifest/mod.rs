@@ -126,7 +126,7 @@ fn unselective(names: &ClusterNames) -> Option<&'static str> {
 
 /// A target that reckons with another tolerance than the controller has misses its mark.
 fn tolerance_warning(recommendation: &Recommendation) -> Option<String> {
-    let tolerance = recommendation.tolerance;
+    let tolerance = recommendation.assumptions.tolerance;
     (tolerance != DEFAULT_TOLERANCE).then(|| {
         format!(
             "the targets reckon with a tolerance of {tolerance}, and controllers have {DEFAULT_TOLERANCE} unless told \
