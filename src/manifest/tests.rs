@@ -1,5 +1,6 @@
 use super::*;
-use crate::recommend::Term;
+use crate::recommend::{Assumptions, Term};
+use crate::units::Seconds;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use proptest::prelude::*;
 
@@ -10,9 +11,15 @@ fn target(signal: Signal, milli: i64) -> Target {
         samples: 20,
         average_value: Ok(Milli(milli)),
         fires_at: Some(Milli(milli * 11 / 10 + 1)),
+        fires_at_load: None,
+        gates: Vec::new(),
         terms: vec![Term { name: "at the capacity".to_owned(), value: "24.25 requests".to_owned() }],
         remarks: Vec::new(),
     }
+}
+
+fn assumptions(tolerance: f64) -> Assumptions {
+    Assumptions { tolerance, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 }
 }
 
 fn recommendation() -> Recommendation {
@@ -24,7 +31,14 @@ fn recommendation() -> Recommendation {
     ];
     targets[0].average_value = Err("no queue".to_owned());
     let recommended = Some(Signal::Batch);
-    Recommendation { tolerance: 0.1, targets, recommended, rationale: Vec::new(), warnings: Vec::new() }
+    Recommendation {
+        assumptions: assumptions(0.1),
+        targets,
+        recommended,
+        rationale: Vec::new(),
+        advice: Vec::new(),
+        warnings: Vec::new(),
+    }
 }
 
 fn names() -> ClusterNames {
@@ -108,7 +122,7 @@ fn without_a_cluster_the_warning_is_given_and_no_placeholder_written() {
 
 #[test]
 fn a_tolerance_that_controllers_do_not_have_by_default_is_warned_of() {
-    let other = Recommendation { tolerance: 0.05, ..recommendation() };
+    let other = Recommendation { assumptions: assumptions(0.05), ..recommendation() };
     let said = "behavior.scaleUp.tolerance";
     assert!(warnings(&other, &names())[0].contains(said));
     let yaml = render_all(&other, &names(), &[]).unwrap()[0].yaml.replace("\n#  ", "");
