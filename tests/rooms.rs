@@ -24,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("report", &["analyze", "measurement", "recommend", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),
+    ("study", &["analyze", "batching", "measurement", "plan", "scenario", "units"]),
 ];
 
 /// The edge, which may import everything, and the two root files.
@@ -32,7 +33,7 @@ const EDGE: &[&str] = &["cli", "commands", "lib", "main"];
 /// The outside crates that do I/O or run tasks, which the pure rooms may not use.
 const IMPURE: &[&str] =
     &["tokio", "reqwest", "axum", "goose", "std::fs", "std::net", "std::thread", "std::io"];
-const PURE: &[&str] = &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest"];
+const PURE: &[&str] = &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest", "study"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
