@@ -33,7 +33,8 @@ const EDGE: &[&str] = &["cli", "commands", "lib", "main"];
 /// The outside crates that do I/O or run tasks, which the pure rooms may not use.
 const IMPURE: &[&str] =
     &["tokio", "reqwest", "axum", "goose", "std::fs", "std::net", "std::thread", "std::io"];
-const PURE: &[&str] = &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest", "study"];
+const PURE: &[&str] =
+    &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest", "study"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

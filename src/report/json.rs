@@ -123,7 +123,7 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         advice: recommendation.map(|r| r.advice.as_slice()).unwrap_or_default(),
         capacity: analysis.capacity.as_ref().ok().map(capacity),
         prediction: analysis.prediction.as_ref().ok(),
-        prediction_missing: analysis.prediction.as_ref().err().map(|reason| reason.to_string()),
+        prediction_missing: analysis.prediction.as_ref().err().map(ToString::to_string),
         targets: recommendation.map(|r| r.targets.iter().map(target).collect()).unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         warnings: recommendation.map(|r| r.warnings.as_slice()).unwrap_or_default(),

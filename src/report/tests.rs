@@ -1,12 +1,10 @@
 //! Every output from made-up analyses: usual ones, odd ones, hostile ones.
 
 use super::*;
-use crate::analyze::server_model::{
-    Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload,
-};
+use crate::analyze::server_model::{Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload};
 use crate::analyze::{
-    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Surface, Steadiness, StepAnalysis, TimelinePoint,
-    Validity, ValidityCheck, Verdict,
+    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Steadiness, StepAnalysis,
+    Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
 use crate::recommend::{Advice, Assumptions, Gate, Recommendation, Target, Term};
@@ -83,12 +81,7 @@ fn analysis() -> Analysis {
         method: Method::Interpolation,
         replicas: Replicas(1),
         limited_by: slo,
-        bracket: Some(Bracket {
-            holds_at: Rate(6.0),
-            fails_at: Rate(10.0),
-            lower_step: 1,
-            upper_step: 2,
-        }),
+        bracket: Some(Bracket { holds_at: Rate(6.0), fails_at: Rate(10.0), lower_step: 1, upper_step: 2 }),
     };
     let point = |i: u32| TimelinePoint {
         time: Seconds(f64::from(i) + 0.5),
@@ -133,12 +126,7 @@ fn recommendation() -> Recommendation {
         remarks: vec!["a remark | with a bar".to_owned()],
     };
     Recommendation {
-        assumptions: Assumptions {
-            tolerance: 0.1,
-            lag: Seconds(30.0),
-            startup: Seconds(120.0),
-            growth: 0.1,
-        },
+        assumptions: Assumptions { tolerance: 0.1, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 },
         advice: vec![Advice {
             signal: Signal::Queue,
             value: 3.0,
@@ -181,7 +169,7 @@ fn prediction() -> Prediction {
         chunking: true,
         token_budget: Some(16_384),
         drift: Drift { steps: vec![0.001, -0.003], changes: Vec::new() },
-        batch_cap: Some(54.0),
+        batch_cap: 54.0,
         asymptote: Rate(8.0),
         half_saturation: 23.0,
         agreement: Vec::new(),
