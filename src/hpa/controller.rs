@@ -157,15 +157,12 @@ impl Controller {
                 "TooManyReplicas",
                 format!("{current} are above maxReplicas: {max}, no metric is read"),
             );
-        } else if (1..min).contains(&current) {
+        } else if current < min {
             decision.replicas = min;
             decision
                 .note("TooFewReplicas", format!("{current} are below minReplicas: {min}, no metric is read"));
         } else if let Some(proposal) = combine(proposals, current, &mut decision) {
             self.normalize(now, current, proposal, settings, &mut decision);
-            if current == 0 {
-                decision.replicas = decision.replicas.max(min);
-            }
         }
         self.remember(now, current, settings, &mut decision);
         decision

@@ -122,7 +122,7 @@ const MOST: f64 = i32::MAX as f64;
 
 /// A double as a 32-bit integer, as the controller's conversion does it on amd64: towards zero, and the
 /// smallest integer for whatever does not fit.
-fn int32(value: f64) -> i32 {
+pub(super) fn int32(value: f64) -> i32 {
     let whole = value.trunc();
     if (f64::from(i32::MIN)..=MOST).contains(&whole) { whole as i32 } else { i32::MIN }
 }
