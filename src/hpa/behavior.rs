@@ -128,9 +128,7 @@ pub(super) fn up_limit(current: i32, events: &Events, rules: &Rules, now: Second
         match policy.kind {
             PolicyKind::Pods => start.wrapping_add(policy.value),
             // Rounded up, since a small percentage of few replicas would never let them grow.
-            PolicyKind::Percent => {
-                int32((f64::from(start) * (1.0 + f64::from(policy.value) / 100.0)).ceil())
-            }
+            PolicyKind::Percent => int32((f64::from(start) * (1.0 + f64::from(policy.value) / 100.0)).ceil()),
         }
     });
     match rules.select {

@@ -116,7 +116,9 @@ impl Series {
         let row = row.ok_or_else(|| format!("{name} has no value yet"))?;
         let age = now - self.times[row];
         if age > look_back {
-            return Err(format!("{name} has its last value {age} ago, and the adapter looks back {look_back}"));
+            return Err(format!(
+                "{name} has its last value {age} ago, and the adapter looks back {look_back}"
+            ));
         }
         let columns = || self.columns.iter().filter(|column| column.metric == place);
         let cells = |column: &Column| column.cells.get(row).copied().flatten();
@@ -196,7 +198,13 @@ mod tests {
     }
 
     fn replicas(series: &Series, spec: &HpaSpec, settings: SeriesSettings) -> Vec<i32> {
-        series.replay(spec, settings).unwrap().syncs.iter().map(|sync| sync.synced.decision.replicas).collect()
+        series
+            .replay(spec, settings)
+            .unwrap()
+            .syncs
+            .iter()
+            .map(|sync| sync.synced.decision.replicas)
+            .collect()
     }
 
     #[test]

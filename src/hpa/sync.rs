@@ -62,7 +62,8 @@ impl Controller {
                     .map_err(|error| error.to_string())
             });
             if spec.metrics.len() > 1 {
-                let outcome = proposal.as_ref().map_or("fails".to_owned(), |p| format!("proposes {}", p.replicas));
+                let outcome =
+                    proposal.as_ref().map_or("fails".to_owned(), |p| format!("proposes {}", p.replicas));
                 steps.push(format!("metric {name} {outcome}"));
             }
             match &proposal {
@@ -71,8 +72,10 @@ impl Controller {
             }
             proposals.push(proposal);
         }
-        let counts: Vec<Result<i32, String>> =
-            proposals.iter().map(|proposal| proposal.as_ref().map(|p| p.replicas).map_err(Clone::clone)).collect();
+        let counts: Vec<Result<i32, String>> = proposals
+            .iter()
+            .map(|proposal| proposal.as_ref().map(|p| p.replicas).map_err(Clone::clone))
+            .collect();
         let settings = Settings::of(spec, self.downscale_stabilization);
         let mut decision = self.sync(now, replicas, &settings, &counts);
         if decision.read_metrics {

@@ -6,11 +6,13 @@
 mod hpa;
 mod names;
 mod pod_monitoring;
+mod read;
 mod yaml;
 
 pub use hpa::hpa;
 pub use names::{ClusterNames, NamesError};
 pub use pod_monitoring::{PodMonitoring, pod_monitoring_dcgm, pod_monitoring_tgi};
+pub use read::{UnreadableYaml, read_objects};
 pub use yaml::{ManifestError, to_yaml};
 
 use crate::recommend::{Recommendation, Target};

@@ -4,6 +4,7 @@
 //! rounding. A metric that cannot carry a target is refused with the reason, never left out.
 
 mod choice;
+pub mod lint;
 mod target;
 mod types;
 
