@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::hpa::HpaArgs;
+use crate::commands::lint::LintArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -21,6 +22,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
+  3    a gate failed: manifests have errors
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {
@@ -71,6 +73,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
+    /// Find what is wrong with HPA and ScaledObject manifests, before or after a run
+    Lint(LintArgs),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client

@@ -3,6 +3,8 @@
 mod bench;
 mod derive;
 pub mod hpa;
+mod input;
+pub mod lint;
 mod recommend;
 mod report;
 mod run;
@@ -21,6 +23,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
+        Command::Lint(arguments) => lint::lint(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
     }

@@ -9,6 +9,7 @@ mod chart;
 mod definitions;
 mod html;
 mod json;
+pub mod lint;
 mod markdown;
 mod plots;
 mod steps;
