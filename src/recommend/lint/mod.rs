@@ -133,6 +133,3 @@ fn together(scalers: &[Scaler<'_>]) -> Vec<Finding> {
     }
     findings
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

@@ -180,7 +180,13 @@ impl Aim<'_> {
             lowest.load
         );
         let least = shown.0.saturating_mul(i64::from(replicas)).div_euclid(i64::from(replicas) - 1) + 1;
-        let fix = format!("write {} or more, or scale on another metric", Milli(least));
+        let most =
+            self.metric.measures.bound().map_or(f64::INFINITY, |bound| bound * self.series / (1.0 + self.up));
+        let fix = if Milli(least).as_f64() < most {
+            format!("write {} or more, or scale on another metric", Milli(least))
+        } else {
+            "scale on another metric: it is too high there for any target".to_owned()
+        };
         Some(self.finding(Rule::CannotComeDown, reason, fix))
     }
 
