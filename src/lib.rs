@@ -27,7 +27,7 @@
 //! | [`simulator`] | that server in real time behind TGI's HTTP |
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
 //! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
-//! | [`recommend`] | a target per metric, with its terms and warnings |
+//! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |

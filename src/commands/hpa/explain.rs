@@ -191,7 +191,9 @@ impl ExplainArgs {
         let (name, mut spec) = match &self.hpa {
             Some(path) => {
                 let file = read_hpa(path, self.hpa_name.as_deref())?;
-                file.remarks.iter().for_each(|remark| console.note(remark));
+                for remark in &file.remarks {
+                    console.note(remark);
+                }
                 (file.name, file.spec)
             }
             None => ("decision".to_owned(), self.spec()),
@@ -285,10 +287,10 @@ impl ExplainArgs {
     ) -> Reading {
         let asked = usize::try_from(replicas).unwrap_or(0);
         let (pending, unready) = (usize::from(self.pending), usize::from(self.unready));
-        let sampled = if source == Source::Pods { samples.len() } else { 0 };
-        let told = sampled + usize::from(self.missing) + pending;
+        let listed = if source == Source::Pods { samples.len() } else { 0 };
+        let told = listed + usize::from(self.missing) + pending;
         let running = if source == Source::Pods || told > 0 {
-            sampled + usize::from(self.missing) + asked.saturating_sub(told)
+            listed + usize::from(self.missing) + asked.saturating_sub(told)
         } else {
             asked
         };

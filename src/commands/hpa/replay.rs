@@ -125,7 +125,9 @@ impl ReplayArgs {
         })?;
         let remarks: Vec<String> = hpa.remarks.into_iter().chain(remarks).collect();
         if !console.wants_json() {
-            remarks.iter().for_each(|remark| console.note(remark));
+            for remark in &remarks {
+                console.note(remark);
+            }
             self.tell(&played.syncs, start, console);
             return Ok(());
         }
@@ -149,7 +151,9 @@ impl ReplayArgs {
         let alike = |a: &SeriesSync, b: &SeriesSync| !self.all && !changes(a) && !changes(b) && same(a, b);
         for group in syncs.chunk_by(alike) {
             let [first, .., last] = group else {
-                group.iter().for_each(|sync| tell_sync(sync, start, console));
+                for sync in group {
+                    tell_sync(sync, start, console);
+                }
                 continue;
             };
             let replicas = first.synced.decision.replicas;
@@ -157,10 +161,10 @@ impl ReplayArgs {
             console.line(&format!("{from} to {to}: {replicas} stay, in {} syncs; the first:", group.len()));
             show_steps(first.synced.decision.steps.iter().map(String::as_str), console);
         }
-        let changed = syncs.iter().filter(|sync| changes(sync)).count();
+        let moves = syncs.iter().filter(|sync| changes(sync)).count();
         let replicas = syncs.iter().map(|sync| sync.synced.decision.replicas);
         let (least, most) = (replicas.clone().min().unwrap_or(0), replicas.max().unwrap_or(0));
-        console.line(&format!("{} syncs, {changed} changes, from {least} to {most} replicas", syncs.len()));
+        console.line(&format!("{} syncs, {moves} changes, from {least} to {most} replicas", syncs.len()));
     }
 }
 

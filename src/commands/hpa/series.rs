@@ -23,7 +23,7 @@ const TOTAL: &str = "value";
 /// Reads `time,value`, or a column per pod. Columns of several metrics are called `METRIC` or `METRIC@POD`.
 pub(super) fn read_series(path: &Path, spec: &HpaSpec) -> anyhow::Result<SeriesFile> {
     let text = read_text(path)?;
-    Rows { file: shown(path), start: None, nan: 0, rows: Vec::new() }.read(&text, spec)
+    Rows { file: shown(path), start: None, nan: 0, read: Vec::new() }.read(&text, spec)
 }
 
 /// One row: its line, its time, its cells.
@@ -33,7 +33,7 @@ struct Rows {
     file: String,
     start: Option<Timestamp>,
     nan: usize,
-    rows: Vec<Row>,
+    read: Vec<Row>,
 }
 
 impl Rows {
@@ -49,17 +49,17 @@ impl Rows {
                 self.cell(record.get(index).unwrap_or_default(), line, header.get(index).unwrap_or_default())
             });
             let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
-            self.rows.push((line, time, cells));
+            self.read.push((line, time, cells));
         }
-        if self.rows.is_empty() {
+        if self.read.is_empty() {
             bail!("{} holds no rows; expected lines like 0,12 below time,value", self.file);
         }
         let remarks = self.sort()?;
-        let cells = |index: usize| self.rows.iter().map(|row| row.2[index]).collect();
+        let cells = |index: usize| self.read.iter().map(|row| row.2[index]).collect();
         let columns = columns.into_iter().enumerate();
         let columns = columns.map(|(index, (metric, total))| Column { metric, total, cells: cells(index) });
         let series =
-            Series { columns: columns.collect(), times: self.rows.iter().map(|row| row.1).collect() };
+            Series { columns: columns.collect(), times: self.read.iter().map(|row| row.1).collect() };
         Ok(SeriesFile { series, start: self.start, remarks })
     }
 
@@ -105,7 +105,7 @@ impl Rows {
     }
 
     fn time(&mut self, text: &str, line: u64) -> anyhow::Result<Seconds> {
-        let first = self.rows.is_empty();
+        let first = self.read.is_empty();
         if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite()) {
             if self.start.is_none() {
                 return Ok(Seconds(seconds));
@@ -116,8 +116,11 @@ impl Rows {
             let start = *self.start.get_or_insert(date);
             return Ok(Seconds(date.duration_since(start).as_secs_f64()));
         }
-        let like = if first || self.start.is_none() { "seconds like 15, or " } else { "" };
-        bail!("{}:{line}: '{text}' is no time; expected {like}a date like 2026-11-25T10:00:00Z", self.file)
+        let seconds_or = if first || self.start.is_none() { "seconds like 15, or " } else { "" };
+        bail!(
+            "{}:{line}: '{text}' is no time; expected {seconds_or}a date like 2026-11-25T10:00:00Z",
+            self.file
+        )
     }
 
     /// A value as the metrics API would give it. Nothing is no value. prometheus-adapter hands NaN on as 0.
@@ -139,13 +142,13 @@ impl Rows {
     fn sort(&mut self) -> anyhow::Result<Vec<String>> {
         let mut remarks = Vec::new();
         let file = &self.file;
-        let early = self.rows.windows(2).filter(|pair| pair[1].1 < pair[0].1).count();
+        let early = self.read.windows(2).filter(|pair| pair[1].1 < pair[0].1).count();
         if early > 0 {
             remarks
                 .push(format!("{file}: {early} rows are earlier than the one before them: all are sorted"));
-            self.rows.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
+            self.read.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));
         }
-        if let Some(pair) = self.rows.windows(2).find(|pair| pair[0].1 == pair[1].1) {
+        if let Some(pair) = self.read.windows(2).find(|pair| pair[0].1 == pair[1].1) {
             let (first, second) = (pair[0].0.min(pair[1].0), pair[0].0.max(pair[1].0));
             bail!("{file}:{second}: its time stands in line {first} already; keep one of the two rows");
         }

@@ -18,7 +18,7 @@ pub(super) fn check(scaler: &Scaler<'_>) -> Vec<Finding> {
     let mut check = Check { scaler, findings: Vec::new() };
     let node = &scaler.object.node;
     let as_v2 = scaler.keda || check.version(node);
-    check.placeholders(node, String::new());
+    check.placeholders(node, "");
     if as_v2 {
         check.names(node);
         if scaler.keda {
@@ -54,7 +54,7 @@ fn is_placeholder(text: &str) -> bool {
         || ["TODO", "FIXME", "CHANGEME", "CHANGE_ME", "REPLACE_ME"].iter().any(|word| text.contains(word))
 }
 
-impl<'a> Check<'a> {
+impl Check<'_> {
     fn add(&mut self, rule: Rule, at: (&Node, &str), reason: impl Into<String>, fix: impl Into<String>) {
         self.findings.push(self.scaler.finding(rule, at, reason, fix));
     }
@@ -89,17 +89,17 @@ impl<'a> Check<'a> {
     }
 
     /// Texts anywhere that a template or a person was to replace.
-    fn placeholders(&mut self, node: &Node, field: String) {
+    fn placeholders(&mut self, node: &Node, field: &str) {
         match &node.content {
             Content::Map(fields) => {
                 for (key, value) in fields {
                     let separator = if field.is_empty() { "" } else { "." };
-                    self.placeholders(value, format!("{field}{separator}{}", key.name));
+                    self.placeholders(value, &format!("{field}{separator}{}", key.name));
                 }
             }
             Content::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.placeholders(item, format!("{field}[{index}]"));
+                    self.placeholders(item, &format!("{field}[{index}]"));
                 }
             }
             Content::Scalar(Value::String(text))
@@ -111,7 +111,7 @@ impl<'a> Check<'a> {
                     "put the value there, or render the template first"
                 };
                 let reason = format!("'{text}' is still to be replaced; the API server refuses it as it is");
-                self.add(Rule::Placeholder, (node, &field), reason, fix);
+                self.add(Rule::Placeholder, (node, field), reason, fix);
             }
             Content::Scalar(_) => {}
         }

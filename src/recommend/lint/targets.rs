@@ -194,14 +194,14 @@ impl Aim<'_> {
     fn flaps(&self, run: &RunFacts) -> Option<Finding> {
         let at = self.target.milli.as_f64() / self.series;
         let elasticity = run.elasticity(self.metric.measures, at)?;
-        let (least, most) = (self.scaler.min.max(1) + 1, self.scaler.max?.min(1000));
-        let flapping = (least..=most).filter(|n| {
+        let all = self.scaler.min.max(1) + 1..=self.scaler.max?.min(1000);
+        let flapping = all.filter(|n| {
             let (n, fewer) = (*n as f64, (*n - 1) as f64);
             (fewer / n).min(1.0 - self.down) * (n / fewer).powf(elasticity) > 1.0 + self.up
         });
         let flapping: Vec<i64> = flapping.collect();
-        let (first, last) = (flapping.first()?, flapping.last()?);
-        let which = if first == last { first.to_string() } else { format!("{first} to {last}") };
+        let (fewest, most) = (flapping.first()?, flapping.last()?);
+        let which = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
         let steep =
             if elasticity > STEEP { format!("more than {STEEP} %") } else { format!("{elasticity:.1} %") };
         let reason = format!(
