@@ -153,60 +153,6 @@ fn naive_metrics(
     }
 }
 
-/// A change takes the place of the last one of its direction that is older than all periods of that direction,
-/// although the policies of the other direction may still look for it.
-fn naive_remember(naive: &mut Naive, now: i64, change: i64, behavior: &Value) {
-    let rules = naive_rules(behavior, if change > 0 { "scaleUp" } else { "scaleDown" });
-    let longest = rules.policies.iter().map(|policy| policy.2).max().unwrap();
-    let old = |past: &(i64, i64)| (past.1 > 0) == (change > 0) && now - past.0 > longest;
-    if let Some(place) = naive.changed.iter().rposition(old) {
-        naive.changed[place] = (now, change);
-    } else {
-        naive.changed.push((now, change));
-    }
-}
-
-fn naive_metrics(
-    naive: &mut Naive,
-    now: i64,
-    current: i64,
-    hpa: &Value,
-    proposals: &[Option<i64>],
-    (min, max): (i64, i64),
-) -> i64 {
-    let largest = proposals.iter().flatten().max().copied();
-    let failed = proposals.iter().any(Option::is_none);
-    let Some(largest) = largest.filter(|largest| !(failed && *largest < current)) else { return current };
-    let wanted = largest.max(0);
-    let past = naive.asked.clone();
-    naive.asked.push((now, wanted));
-    let behavior = &hpa["behavior"];
-    if behavior.is_null() {
-        let recent = past.iter().filter(|(at, _)| now - at <= 300).map(|(_, asked)| *asked);
-        let stable = recent.chain([wanted]).max().unwrap();
-        let most = (2 * current).max(4).min(max);
-        return if stable < min { min } else { stable.min(most) };
-    }
-    let (up, down) = (naive_rules(behavior, "scaleUp"), naive_rules(behavior, "scaleDown"));
-    let within = |window: i64| past.iter().filter(move |(at, _)| now - at < window).map(|(_, asked)| *asked);
-    let lowest = within(up.window).chain([wanted]).min().unwrap();
-    let highest = within(down.window).chain([wanted]).max().unwrap();
-    let mut stable = current;
-    if stable < lowest {
-        stable = lowest;
-    }
-    if stable > highest {
-        stable = highest;
-    }
-    if stable > current {
-        stable.min(naive_limit(naive, &up, now, current, true).max(current).min(max))
-    } else if stable < current {
-        stable.max(naive_limit(naive, &down, now, current, false).min(current).max(min))
-    } else {
-        stable
-    }
-}
-
 /// External, per replica: an exact band at a tolerance of 0.1 in integers, then the sum over the target.
 fn naive_external(sum: i64, target: i64, replicas: i64) -> i64 {
     let all = target * replicas;

@@ -499,3 +499,35 @@ fn the_help_of_each_part_has_examples() {
         assert!(ran.code == 0 && ran.out.contains("Examples:"), "{words:?}: {}", ran.err);
     }
 }
+
+/// Blocks of README that begin with `$ calibrate hpa` or `$ calibrate lint`; a line `...` leaves lines out.
+#[test]
+fn the_readme_shows_what_the_program_prints() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let mut blocks = 0;
+    for block in readme.split("```console\n$ calibrate ").skip(1) {
+        let (command, shown) = block.split_once('\n').unwrap();
+        let words: Vec<&str> = command.split(' ').collect();
+        if !["hpa", "lint"].contains(&words[0]) {
+            continue;
+        }
+        let mut program = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+        let output = program.args(&words).current_dir(&root).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let mut lines = printed.lines();
+        for line in shown.lines().take_while(|line| *line != "```").filter(|line| *line != "...") {
+            assert!(lines.any(|printed| printed == line), "{command}: {line}\n{printed}");
+        }
+        blocks += 1;
+    }
+    assert_eq!(blocks, 3);
+}
+
+#[test]
+fn the_readme_names_every_rule() {
+    let readme = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    for rule in calibrate::recommend::lint::Rule::ALL {
+        assert!(readme.contains(&format!("`{}`", rule.id())), "{}", rule.id());
+    }
+}

@@ -200,6 +200,8 @@ fn a_bounded_signal_cannot_reach_a_target_beyond_its_bound_less_the_tolerance() 
     assert_eq!(of(Rule::DeadTarget, &hpa("External", DUTY_CYCLE, "182"), &two), [(Error, 17)]);
     let own = hpa("External", DUTY_CYCLE, "95") + "  behavior: {scaleUp: {tolerance: 0.05}}\n";
     assert_eq!(of(Rule::DeadTarget, &own, &one), [], "its own tolerance counts");
+    let old = Context { version: Some((1, 34)), ..one };
+    assert_eq!(of(Rule::DeadTarget, &own, &old), [(Error, 17)], "unless the cluster drops it");
 }
 
 #[test]

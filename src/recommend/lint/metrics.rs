@@ -8,7 +8,7 @@ use super::{Context, Finding};
 use crate::hpa::{Quantity, Source};
 
 /// The release since which the API server keeps a tolerance unless it is told not to.
-const TOLERANCE_SINCE: (u32, u32) = (1, 35);
+pub(super) const TOLERANCE_SINCE: (u32, u32) = (1, 35);
 /// The first release that knows it, behind a gate that is off.
 const TOLERANCE_ALPHA: (u32, u32) = (1, 33);
 
@@ -84,8 +84,8 @@ fn foreign_series(scaler: &Scaler<'_>, metric: &Metric<'_>) -> Option<Finding> {
     }
     let labels: Vec<&str> = missing.iter().filter_map(|(_, labels)| labels.first().copied()).collect();
     let reason = format!(
-        "no {} is selected: the series of every other one in the project are summed too",
-        what.join(", ")
+        "it selects no {}: the series of all others in the project are summed too",
+        what.join(", no ")
     );
     let fix = format!("add to selector.matchLabels: {}", labels.join(", "));
     // A cluster's name is what sets it apart; the others matter where it is not unique.

@@ -1,5 +1,6 @@
 //! Rules about the number itself: whether it can be reached, soon enough, and left again.
 
+use super::metrics::TOLERANCE_SINCE;
 use super::rule::{Rule, Severity};
 use super::run::RunFacts;
 use super::signal::{Measures, TGI_MOST_CONCURRENT};
@@ -38,8 +39,8 @@ pub(super) fn check(scaler: &Scaler<'_>, context: &Context, gpus: Option<u32>) -
             metric,
             target,
             field: metric.target_field(target),
-            up: scaler.tolerance("scaleUp", context.tolerance),
-            down: scaler.tolerance("scaleDown", context.tolerance),
+            up: tolerance(scaler, "scaleUp", context),
+            down: tolerance(scaler, "scaleDown", context),
             series: if gpu { f64::from(gpus.unwrap_or(1)) } else { 1.0 },
         };
         let dead = aim.dead(gpus).or_else(|| context.run.as_ref().and_then(|run| aim.dead_in_run(run)));
@@ -52,6 +53,12 @@ pub(super) fn check(scaler: &Scaler<'_>, context: &Context, gpus: Option<u32>) -
         }
     }
     findings
+}
+
+/// The tolerance that counts: the HPA's own, unless the cluster drops it.
+fn tolerance(scaler: &Scaler<'_>, direction: &str, context: &Context) -> f64 {
+    let kept = context.version.is_none_or(|version| version >= TOLERANCE_SINCE);
+    if kept { scaler.tolerance(direction, context.tolerance) } else { context.tolerance }
 }
 
 impl Aim<'_> {
