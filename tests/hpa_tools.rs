@@ -275,6 +275,30 @@ fn a_wrong_question_ends_in_exit_2_and_says_what_is_wrong() {
 }
 
 #[test]
+fn files_of_cases_and_recorded_runs_are_answered_in_json() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    let path = |name: &str| root.join(name).display().to_string();
+    let cases = calibrate(&["hpa", "explain", "--from", &path("hpa_cases.json"), "--json"], "").json();
+    assert!(cases.as_array().unwrap().len() > 40);
+    let one = cases[0].as_object().unwrap();
+    assert!(
+        ["name", "replicas", "usageMilli", "reason", "error"].iter().all(|field| one.contains_key(*field))
+    );
+    let text = fs::read_to_string(root.join("controller_runs/series-pods-step.json")).unwrap();
+    for command in ["explain", "replay"] {
+        let run = calibrate(&["hpa", command, "--from", "-", "--json"], &text).json();
+        assert_eq!(run["name"], "series-pods-step");
+        assert!(run["specReplicasAfter"].is_array());
+    }
+    let cases = calibrate(&["hpa", "replay", "--from", &path("hpa_cases.json")], "");
+    assert!(
+        cases.code == 2 && cases.err.contains("explain them with 'calibrate hpa explain'"),
+        "{}",
+        cases.err
+    );
+}
+
+#[test]
 fn a_series_gives_a_timeline_with_reasons() {
     let series = "time,value\n0,20\n30,150\n60,150\n90,20\n150,20\n";
     let (replicas, document) = replayed(series, EXTERNAL, &["--replicas", "2"]);

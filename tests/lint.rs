@@ -380,6 +380,8 @@ fn keda_objects_have_rules_of_their_own() {
         ),
         [(Warning, 14)]
     );
+    let torn = good.replace("      serverAddress: http://prometheus:9090\n", "");
+    assert_eq!(of(Rule::ApiRejects, &torn, &context), [(Error, 12)]);
     let old = good.replace("type: prometheus", "type: gcp-stackdriver");
     assert_eq!(of(Rule::KedaDeprecatedTrigger, &old, &context), [(Warning, 10)]);
     let to_zero = good.replace("  minReplicaCount: 1\n", "");

@@ -30,7 +30,7 @@ Examples:
       Every case of a file")]
 pub struct ExplainArgs {
     /// JSON file of cases, or of a recorded run, instead of all other flags; - is stdin
-    #[arg(long, value_name = "FILE", exclusive = true)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hpa", "target", "values", "sum", "replicas", "min", "max", "tolerance_up", "tolerance_down", "recommended", "scaled", "new"])]
     pub from: Option<PathBuf>,
     /// Take metrics, limits and behavior from this HPA manifest; - is stdin
     #[arg(long, value_name = "FILE", conflicts_with_all = ["metric_type", "target", "target_type", "tolerance_up", "tolerance_down"], help_heading = "HPA")]

@@ -440,6 +440,14 @@ impl Check<'_> {
             );
         }
         for (index, trigger) in triggers.iter().enumerate() {
+            let kind = text(trigger, "type").unwrap_or_default();
+            for name in ["serverAddress", "query", "threshold"] {
+                let at = trigger.get("metadata").unwrap_or(trigger);
+                if kind == "prometheus" && at.get(name).is_none() {
+                    let field = format!("spec.triggers[{index}].metadata.{name}");
+                    self.refuse(at, &field, format!("a prometheus trigger needs {name}"), "add it");
+                }
+            }
             if let Some(threshold) = trigger.at("metadata.threshold") {
                 self.positive(threshold, &format!("spec.triggers[{index}].metadata.threshold"));
             }

@@ -93,7 +93,7 @@ pub fn lint(objects: &[Object], context: &Context) -> Linted {
     }
     findings.extend(together(&scalers));
     let files = |file: &str| objects.iter().position(|object| object.file == file);
-    findings.sort_by_key(|finding| (files(&finding.file), finding.place, finding.rule));
+    findings.sort_by_cached_key(|finding| (files(&finding.file), finding.place, finding.rule));
     findings.dedup();
     let skipped = objects.iter().filter(|object| Scaler::of(object).is_none());
     let skipped = skipped
