@@ -241,6 +241,22 @@ proptest! {
 }
 
 #[test]
+fn a_case_about_a_limit_presses_against_that_limit() {
+    let pressed = |test: &str, min: i64| {
+        decide(&json!({
+            "function": "controller", "test": test, "minReplicas": min, "maxReplicas": 5, "specReplicas": 3,
+            "recommendations": [],
+        }))
+    };
+    assert_eq!(pressed("TestMaxReplicas", 2).replicas, Some(5));
+    let lower = pressed("TestMinReplicas", 2);
+    assert_eq!((lower.replicas, lower.conditions.last()), (Some(2), Some(&"TooFewReplicas")));
+    assert!(
+        lower.reason.unwrap().starts_with("no proposal is given, so the metrics of a case about the minimum")
+    );
+}
+
+#[test]
 fn what_is_no_case_is_refused_with_a_reason() {
     for document in [json!({}), json!(3), json!({ "hello": [1] }), json!({ "syncs": 1 })] {
         assert!(evaluate(&document).is_err(), "{document}");

@@ -203,6 +203,39 @@ fn a_manifest_gives_target_limits_and_behavior() {
     assert!(blocked["error"].as_str().unwrap().contains("could not be read"), "{blocked}");
 }
 
+/// What is asked, with `@` before a file's name, and a part of the answer.
+const WRONG_QUESTIONS: [(&str, &str); 23] = [
+    ("--values 1 --replicas 1", "--target"),
+    ("--values 1 --target 0 --replicas 1", "only targets above 0"),
+    ("--values 1 --target x --replicas 1", "'x' is not a quantity"),
+    ("--values NaN --target 1 --replicas 1", "'NaN' is not a quantity"),
+    ("--values 1 --target 1", "--replicas"),
+    ("--sum 1 --target 1 --replicas 1", "--sum is for External and Object"),
+    ("--values 1 --values 2 --target 1 --replicas 1", "1 metrics, and values are given for 2"),
+    ("--values 1 --target 1 --replicas 1 --min 3 --max 2", "--max 2 is below the 3"),
+    ("--values 1 --target 1 --replicas 1 --recommended 5", "like 5@120s"),
+    ("--values 1 --target 1 --replicas 1 --tolerance=-1", "a fraction of at least 0"),
+    (
+        "--hpa @placeholder.yaml --values 1 --replicas 1",
+        "placeholder.yaml:12: '$TARGET' is still to be replaced",
+    ),
+    ("--hpa @zero.yaml --values 1 --replicas 1", "zero.yaml:12: the target 0 is not above 0"),
+    (
+        "--hpa @old.yaml --values 1 --replicas 1",
+        "old.yaml:1: autoscaling/v2beta2 is gone since Kubernetes 1.26",
+    ),
+    ("--hpa @deployment.yaml --values 1 --replicas 1", "holds no HorizontalPodAutoscaler, but Deployment"),
+    ("--hpa @keda.yaml --values 1 --replicas 1", "keda-hpa-NAME"),
+    ("--hpa @cpu.yaml --values 1 --replicas 1", "metrics of type 'Resource' are not modelled"),
+    ("--hpa @several.yaml --values 1 --replicas 1", "several HPAs (tgi, other); choose one with --hpa-name"),
+    ("--hpa @several.yaml --hpa-name x --values 1 --replicas 1", "no HorizontalPodAutoscaler 'x'"),
+    ("--hpa @two.yaml --values 1 --replicas 1", "2 metrics, and values are given for 1"),
+    ("--hpa @torn.yaml --values 1 --replicas 1", "not YAML"),
+    ("--hpa @absent.yaml --values 1 --replicas 1", "cannot read"),
+    ("--from @cases.json", "neither a case"),
+    ("--from @cases.json --replicas 1", "cannot be used with"),
+];
+
 #[test]
 fn a_wrong_question_ends_in_exit_2_and_says_what_is_wrong() {
     let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n";
@@ -223,43 +256,7 @@ fn a_wrong_question_ends_in_exit_2_and_says_what_is_wrong() {
         ("torn.yaml", "kind: [\n"),
         ("cases.json", "{}"),
     ]);
-    for (arguments, message) in [
-        ("--values 1 --replicas 1", "--target"),
-        ("--values 1 --target 0 --replicas 1", "only targets above 0"),
-        ("--values 1 --target x --replicas 1", "'x' is not a quantity"),
-        ("--values NaN --target 1 --replicas 1", "'NaN' is not a quantity"),
-        ("--values 1 --target 1", "--replicas"),
-        ("--sum 1 --target 1 --replicas 1", "--sum is for External and Object"),
-        ("--values 1 --values 2 --target 1 --replicas 1", "1 metrics, and values are given for 2"),
-        ("--values 1 --target 1 --replicas 1 --min 3 --max 2", "--max 2 is below the 3"),
-        ("--values 1 --target 1 --replicas 1 --recommended 5", "like 5@120s"),
-        ("--values 1 --target 1 --replicas 1 --tolerance=-1", "a fraction of at least 0"),
-        (
-            "--hpa @placeholder.yaml --values 1 --replicas 1",
-            "placeholder.yaml:12: '$TARGET' is still to be replaced",
-        ),
-        ("--hpa @zero.yaml --values 1 --replicas 1", "zero.yaml:12: the target 0 is not above 0"),
-        (
-            "--hpa @old.yaml --values 1 --replicas 1",
-            "old.yaml:1: autoscaling/v2beta2 is gone since Kubernetes 1.26",
-        ),
-        (
-            "--hpa @deployment.yaml --values 1 --replicas 1",
-            "holds no HorizontalPodAutoscaler, but Deployment",
-        ),
-        ("--hpa @keda.yaml --values 1 --replicas 1", "keda-hpa-NAME"),
-        ("--hpa @cpu.yaml --values 1 --replicas 1", "metrics of type 'Resource' are not modelled"),
-        (
-            "--hpa @several.yaml --values 1 --replicas 1",
-            "several HPAs (tgi, other); choose one with --hpa-name",
-        ),
-        ("--hpa @several.yaml --hpa-name x --values 1 --replicas 1", "no HorizontalPodAutoscaler 'x'"),
-        ("--hpa @two.yaml --values 1 --replicas 1", "2 metrics, and values are given for 1"),
-        ("--hpa @torn.yaml --values 1 --replicas 1", "not YAML"),
-        ("--hpa @absent.yaml --values 1 --replicas 1", "cannot read"),
-        ("--from @cases.json", "neither a case"),
-        ("--from @cases.json --replicas 1", "cannot be used with"),
-    ] {
+    for (arguments, message) in WRONG_QUESTIONS {
         let words: Vec<String> = arguments
             .split(' ')
             .map(|word| match word.strip_prefix('@') {
