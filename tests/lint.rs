@@ -119,6 +119,21 @@ fn a_sound_hpa_gives_no_finding() {
 }
 
 #[test]
+fn what_calibrate_itself_writes_has_no_errors() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample");
+    let files = fs::read_dir(sample).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|end| end == "yaml"));
+    let mut checked = 0;
+    for path in files {
+        let linted = linted(&fs::read_to_string(&path).unwrap(), &Context::default());
+        let errors: Vec<_> = linted.findings.iter().filter(|finding| finding.severity == Error).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", path.display());
+        checked += linted.checked;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
 fn a_placeholder_is_told_once_and_with_its_line() {
     for placeholder in ["$HPA_AVERAGEVALUE_TARGET", "<target>", "'{{ .Values.target }}'", "TODO", "${T}"] {
         let findings = found(&hpa("Pods", BATCH, placeholder), &Context::default());

@@ -169,3 +169,46 @@ fn short(name: &str) -> &str {
         _ => name.rsplit('|').next().unwrap_or(name),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(text: &str) -> anyhow::Result<SeriesFile> {
+        let target = json!({ "type": "AverageValue", "averageValue": 20 });
+        let metric =
+            json!({ "type": "External", "external": { "metric": { "name": "m" }, "target": target } });
+        let spec = serde_json::from_value(json!({ "maxReplicas": 5, "metrics": [metric] })).unwrap();
+        Rows { file: "s.csv".to_owned(), start: None, nan: 0, read: Vec::new() }.read(text, &spec)
+    }
+
+    #[test]
+    fn the_short_name_of_a_metric_is_its_own() {
+        for (name, expected) in [
+            ("prometheus.googleapis.com|tgi_queue_size|gauge", "tgi_queue_size"),
+            ("kubernetes.io|container|accelerator|duty_cycle", "duty_cycle"),
+            ("vllm:num_requests_waiting", "vllm:num_requests_waiting"),
+            ("prometheus.googleapis.com", "prometheus.googleapis.com"),
+        ] {
+            assert_eq!(short(name), expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever stands in the file, it is refused with its name, or its times rise.
+        #[test]
+        fn any_text_is_read_or_refused(rows in prop::collection::vec("[-0-9eNnaif.,TZ: ]{0,16}", 0..6), headed in prop::bool::ANY) {
+            let text = format!("{}{}\n", if headed { "time,value\n" } else { "" }, rows.join("\n"));
+            match read(&text) {
+                Err(error) => prop_assert!(format!("{error:#}").contains("s.csv"), "{error:#}"),
+                Ok(file) => {
+                    prop_assert!(file.series.times.windows(2).all(|pair| pair[0] < pair[1]));
+                    let length = file.series.times.len();
+                    prop_assert!(file.series.columns.iter().all(|column| column.cells.len() == length));
+                }
+            }
+        }
+    }
+}

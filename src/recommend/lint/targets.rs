@@ -110,7 +110,8 @@ impl Aim<'_> {
                 format!("write {} or less", self.largest(bound)),
             ));
         }
-        let tgi = metric.text().to_lowercase().contains("tgi_");
+        let counts = matches!(metric.measures, Measures::Queue | Measures::Batch);
+        let tgi = counts && metric.text().to_lowercase().contains("tgi_");
         if !tgi || self.fires(TGI_MOST_CONCURRENT, target.milli) {
             return None;
         }
