@@ -139,8 +139,9 @@ fn a_placeholder_is_told_once_and_with_its_line() {
         let findings = found(&hpa("Pods", BATCH, placeholder), &Context::default());
         assert_eq!(findings, [(Rule::Placeholder, Error, 17)], "{placeholder}");
     }
-    let anchored = "sum(tgi_batch_current_size{pod=~\"^tgi-.*$\"})";
-    assert_eq!(of(Rule::Placeholder, &scaled_object(anchored, ""), &Context::default()), []);
+    for query in ["sum(x{pod=~\"^tgi-.*$\"})", "sum(x < bool 5) > 3", "sum(x<5>3)"] {
+        assert_eq!(of(Rule::Placeholder, &scaled_object(query, ""), &Context::default()), [], "{query}");
+    }
 }
 
 /// One answer of a real API server, 1.36.
@@ -279,6 +280,9 @@ fn the_queue_alone_is_warned_of_and_beside_another_metric_not() {
     let both = queue.clone()
         + "  - type: Pods\n    pods:\n      metric: {name: tgi_batch_current_size}\n      target: {type: AverageValue, averageValue: 30}\n";
     assert_eq!(of(Rule::QueueOnly, &both, &Context::default()), []);
+    let cpu = queue
+        + "  - type: Resource\n    resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}\n";
+    assert_eq!(of(Rule::QueueOnly, &cpu, &Context::default()), []);
 }
 
 #[test]

@@ -42,15 +42,14 @@ const OLD: [(&str, &str); 3] = [
 
 /// Whether a text holds something that a template or a person was to replace.
 fn is_placeholder(text: &str) -> bool {
-    let name = |after: &str| after.starts_with(|c: char| c.is_ascii_alphabetic() || c == '{' || c == '_');
-    let bracketed = |text: &str| {
-        text.split('<').skip(1).filter_map(|after| after.split_once('>')).any(|(inner, _)| {
-            !inner.is_empty() && inner.chars().all(|c| c.is_ascii_alphanumeric() || "_- ".contains(c))
-        })
-    };
+    let name = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '{' || c == '_');
+    // A word in brackets, and not the comparisons of a query.
+    let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let inner = |after: &str| after.split_once('>').is_some_and(|(inner, _)| name(inner) && word(inner));
+    let bracketed = text.split('<').skip(1).any(inner);
     text.match_indices('$').any(|(at, _)| name(&text[at + 1..]))
         || text.contains("{{")
-        || bracketed(text)
+        || bracketed
         || ["TODO", "FIXME", "CHANGEME", "CHANGE_ME", "REPLACE_ME"].iter().any(|word| text.contains(word))
 }
 

@@ -211,8 +211,8 @@ fn keda(scaler: &Scaler<'_>, metric: &Metric<'_>) -> Vec<Finding> {
 }
 
 fn queue_only(scaler: &Scaler<'_>) -> Option<Finding> {
-    let only = !scaler.metrics.is_empty() && scaler.metrics.iter().all(|m| m.measures == Measures::Queue);
-    let first = scaler.metrics.first().filter(|_| only)?;
+    let queues = scaler.metrics.iter().filter(|metric| metric.measures == Measures::Queue).count();
+    let first = scaler.metrics.first().filter(|_| queues == scaler.declared)?;
     let reason = "a queue stays near zero until the batch is full and then grows without bound: replicas swing \
                   between too few and too many";
     let fix = "scale on the batch size, or add it as a second metric; with the queue alone limit scale-down, like \

@@ -22,7 +22,10 @@ pub(super) struct Scaler<'a> {
     pub(super) min: i64,
     /// `None`: not given, or no number.
     pub(super) max: Option<i64>,
+    /// Those that it is known here how to read.
     pub(super) metrics: Vec<Metric<'a>>,
+    /// All of them, CPU and the like too.
+    pub(super) declared: usize,
     pub(super) behavior: Option<&'a Node>,
 }
 
@@ -91,6 +94,9 @@ impl<'a> Scaler<'a> {
             min: node.at(least).map_or(Some(absent.0), Node::integer).unwrap_or(absent.0),
             max: node.at(most).map_or(absent.1, Node::integer),
             metrics: if keda { triggers(node) } else { metrics(node) },
+            declared: node
+                .at(if keda { "spec.triggers" } else { "spec.metrics" })
+                .map_or(0, |all| all.items().len()),
             behavior: node.at(behavior),
         })
     }
