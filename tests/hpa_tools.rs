@@ -443,6 +443,12 @@ fn lint_ends_in_exit_3_on_errors_only() {
     let folder = calibrate(&["lint", &files.0.path().display().to_string()], "");
     assert!(folder.code == 2 && folder.err.contains("is a directory; name files"), "{}", folder.err);
     assert_eq!(calibrate(&["lint"], "").code, 2);
+    let nothing = calibrate(&["lint", "-"], "kind: Service\n");
+    assert!(
+        nothing.code == 0 && nothing.err.contains("no HorizontalPodAutoscaler and no ScaledObject"),
+        "{}",
+        nothing.err
+    );
     assert_eq!(calibrate(&["lint", "-", "--cluster-version", "new"], "").code, 2);
 }
 

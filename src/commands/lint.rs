@@ -94,6 +94,9 @@ pub(super) fn lint(arguments: &LintArgs, console: Console) -> Result<Exit, Failu
     };
     let mut linted = check(&objects, &context);
     linted.findings.splice(..0, unreadable);
+    if linted.checked == 0 {
+        console.warn("there is no HorizontalPodAutoscaler and no ScaledObject in what was given");
+    }
     show(&linted, arguments.format, console);
     Ok(if has_errors(&linted) { Exit::Gate } else { Exit::Done })
 }

@@ -1,7 +1,7 @@
 //! What the API server refuses, drops or fills in, and what is still to be replaced in a template.
 
 use super::node::{Content, Node};
-use super::rule::Rule;
+use super::rule::{Rule, Severity};
 use super::subject::{HPA, Scaler, quantity, text};
 use super::{Finding, Object};
 use crate::units::nearest;
@@ -83,7 +83,11 @@ impl Check<'_> {
         } else {
             "write apiVersion: autoscaling/v2"
         };
-        self.add(Rule::ApiVersion, (given.unwrap_or(node), "apiVersion"), reason, fix);
+        // A cluster still takes v1, but no metric of an LLM server fits into it.
+        let severity = if version == "autoscaling/v1" { Severity::Warning } else { Severity::Error };
+        let finding =
+            self.scaler.finding(Rule::ApiVersion, (given.unwrap_or(node), "apiVersion"), reason, fix);
+        self.findings.push(finding.with(severity));
         version == "autoscaling/v2beta2"
     }
 
