@@ -41,7 +41,7 @@ pub struct ReplayArgs {
     /// Which HPA of the file
     #[arg(long, value_name = "NAME", requires = "hpa")]
     pub hpa_name: Option<String>,
-    /// Replicas in the beginning [default: the HPA's minReplicas]
+    /// Replicas in the beginning [default: the HPA's minReplicas, at least 1]
     #[arg(long, value_name = "N", conflicts_with = "from", value_parser = clap::value_parser!(i32).range(0..=100_000))]
     pub replicas: Option<i32>,
     /// How old the newest row may be to be still read, as the adapter looks back
@@ -114,7 +114,7 @@ impl ReplayArgs {
         let hpa = read_hpa(hpa, self.hpa_name.as_deref())?;
         let SeriesFile { series: rows, start, remarks } = read_series(series, &hpa.spec)?;
         let settings = SeriesSettings {
-            replicas: self.replicas.unwrap_or(hpa.spec.min_replicas.unwrap_or(1)),
+            replicas: self.replicas.unwrap_or(hpa.spec.min_replicas.unwrap_or(1).max(1)),
             period: self.sync_period,
             first_sync: self.first_sync.unwrap_or(self.sync_period),
             look_back: self.look_back,
