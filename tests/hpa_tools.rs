@@ -548,7 +548,7 @@ fn the_readme_shows_what_the_program_prints() {
         }
         blocks += 1;
     }
-    assert_eq!(blocks, 3);
+    assert!(blocks >= 3, "only {blocks} blocks");
 }
 
 #[test]
