@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::hpa::HpaArgs;
+use crate::commands::manifests::ManifestsArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -71,6 +72,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
+    /// Write the manifests, dashboards and setup steps for a cluster, with or without a run
+    Manifests(Box<ManifestsArgs>),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client

@@ -4,12 +4,13 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
-use crate::manifest::{self, ClusterNames};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut};
+use crate::measurement::{Sample, Series};
 use crate::recommend::{Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, Scenario, Settings};
-use crate::units::{Replicas, Signal};
+use crate::units::Replicas;
 use anyhow::Context;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ pub(super) struct Derived {
     recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
+    left_out: Vec<LeftOut>,
 }
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
@@ -52,14 +54,16 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     let analysis = analyze(&measured, &scenario.slos, &known(run, scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
-    let mut manifests = Vec::new();
+    let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
-        let names = names(&scenario.cluster, scenario.gpus_per_replica);
+        let mut names = names(&scenario.cluster, scenario.gpus_per_replica);
+        names.gpu_metric = gpu_metric(&run.samples);
         recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-        let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
-        manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
+        let all = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
+        manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+        left_out = all.left_out;
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, left_out })
 }
 
 /// What is known of the server from elsewhere than its metrics.
@@ -78,6 +82,14 @@ fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
     }
 }
 
+/// The DCGM metric that the recorded GPU utilization was taken from.
+fn gpu_metric(samples: &[Sample]) -> GpuMetric {
+    let mut seen = samples.iter().filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
+    let any = seen.peek().is_some();
+    let stands_in = any && seen.all(|sample| sample.get(Series::GpuEngineActive).is_some());
+    if stands_in { GpuMetric::EngineActive } else { GpuMetric::GpuUtil }
+}
+
 /// The names of the manifests: as given, else as on Google's how-to page.
 pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let page = ClusterNames::default();
@@ -89,6 +101,11 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
         app: given.app.unwrap_or(page.app),
         container: given.container.unwrap_or(page.container),
         metrics_port: given.metrics_port.unwrap_or(page.metrics_port),
+        server: page.server,
+        gpu_metric: page.gpu_metric,
+        project: given.project,
+        prometheus: given.prometheus_address,
+        cluster_version: given.cluster_version,
         cluster: given.cluster_name,
         location: given.location,
         min_replicas: given.min_replicas.unwrap_or(page.min_replicas),
@@ -165,8 +182,8 @@ impl Derived {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
         }
         // An HPA of an earlier derivation must not outlive the target it was made from.
-        for name in Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug())) {
-            if !self.manifests.iter().any(|(written, _)| *written == name) {
+        for name in manifest::NUMBERED {
+            if !self.manifests.iter().any(|(written, _)| written == name) {
                 let path = directory.join(name);
                 match std::fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -196,6 +213,12 @@ impl Derived {
     pub(super) fn show_result(&self, directory: &Path, console: Console) {
         console.summary(&report::terminal_summary(&self.input(), console.colour()));
         self.show_document(directory, console);
+    }
+
+    /// The manifests, what is left out of them, and the warnings; `None` where nothing is recommended.
+    pub(super) fn manifests(&self) -> Option<(&[(String, String)], &[LeftOut], &[String])> {
+        let recommendation = self.recommendation.as_ref()?;
+        Some((&self.manifests, &self.left_out, &recommendation.warnings))
     }
 
     fn show_document(&self, directory: &Path, console: Console) {

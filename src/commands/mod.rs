@@ -3,6 +3,7 @@
 mod bench;
 mod derive;
 pub mod hpa;
+pub mod manifests;
 mod recommend;
 mod report;
 mod run;
@@ -21,6 +22,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
+        Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
     }
