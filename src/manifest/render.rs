@@ -125,7 +125,7 @@ impl Set<'_> {
         let targets = [(signal, self.per_replica(signal)?)];
         let hpa = self.hpa(&targets, Adapter::Stackdriver)?;
         let mut header = vec![format!("Scales {} on {signal}.", self.names.deployment)];
-        header.push(self.rank(signal));
+        header.push(self.rank(self.target(signal)?.0));
         header.extend(self.about(&targets)?);
         to_yaml(&hpa, &header)
     }
@@ -138,12 +138,16 @@ impl Set<'_> {
         hpa(targets, adapter, self.tolerance(), self.names).map_err(ManifestError::LeftOut)
     }
 
-    fn rank(&self, signal: Signal) -> String {
-        let rank = if self.recommendation.recommended == Some(signal) { "the" } else { "not the" };
-        format!(
-            "This is {rank} recommended one. Apply only one of the HPAs: a second one on the Deployment replaces it or \
-             stops both."
-        )
+    /// Which of several to apply. Targets given by hand are nobody's recommendation.
+    fn rank(&self, target: &Target) -> String {
+        let rank = match self.recommendation.recommended {
+            Some(signal) if target.at_capacity.is_some() => {
+                let rank = if signal == target.signal { "the" } else { "not the" };
+                format!("This is {rank} recommended one. ")
+            }
+            _ => String::new(),
+        };
+        format!("{rank}Apply only one of the HPAs: a second one on the Deployment replaces it or stops both.")
     }
 
     /// One HPA on several metrics, which takes the largest of what each proposes.
