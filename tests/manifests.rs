@@ -127,7 +127,10 @@ fn stub(directory: &Path, name: &str, answers: &str) {
 fn the_setup_steps_are_sound_shell_and_carry_the_names() {
     let directory = TempDir::new().unwrap();
     let out = directory.path().join("k8s");
-    document(&manifests(&out, &[&PLACE[..], &TARGETS, &["--metrics-port", "metrics:8000", "--json"]].concat()));
+    document(&manifests(
+        &out,
+        &[&PLACE[..], &TARGETS, &["--metrics-port", "metrics:8000", "--json"]].concat(),
+    ));
     let setup = out.join("setup.sh");
     assert!(Command::new("bash").arg("-n").arg(&setup).status().unwrap().success());
     stub(directory.path(), "gcloud", "[ \"$2\" = describe ] && echo 4711; exit 0");
@@ -168,7 +171,9 @@ fn queries(out: &Path) -> Vec<String> {
             Value::Object(fields) => {
                 for (key, below) in fields {
                     match below {
-                        Value::String(text) if ["expr", "prometheusQuery", "query"].contains(&key.as_str()) => {
+                        Value::String(text)
+                            if ["expr", "prometheusQuery", "query"].contains(&key.as_str()) =>
+                        {
                             found.push(text.clone());
                         }
                         _ => collect(below, found),

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::manifests::ManifestsArgs;
 use crate::scenario::Settings;
@@ -78,6 +79,10 @@ pub enum Command {
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one for each command
+    Man(ManArgs),
 }
 
 /// Arguments of `run`.
@@ -232,6 +237,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_calibrate_takes() {
+        let mut examples = 0;
+        for command in Cli::command().get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = after.lines().filter_map(|line| line.trim_start().strip_prefix("calibrate "));
+            for example in lines {
+                let words = example.split_whitespace().take_while(|word| *word != ">");
+                let parsed = Cli::try_parse_from(std::iter::once("calibrate").chain(words));
+                assert!(parsed.is_ok(), "calibrate {example}: {}", parsed.unwrap_err());
+                assert!(example.starts_with(command.get_name()), "{example} is no example of its command");
+                examples += 1;
+            }
+        }
+        assert!(examples > 20, "{examples}");
     }
 
     #[test]

@@ -243,3 +243,24 @@ impl Derived {
         if found { Exit::Done } else { Exit::Invalid }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::Source;
+    use crate::units::Seconds;
+
+    #[test]
+    fn the_gpu_metric_is_the_one_that_the_utilization_was_taken_from() {
+        let sample = |engine: Option<f64>| {
+            let mut sample = Sample::new(Seconds(1.0), Seconds(0.0), Source::Gpu, 0);
+            sample.set(Series::GpuUtil, Some(50.0));
+            sample.set(Series::GpuEngineActive, engine);
+            sample
+        };
+        let empty = Sample::new(Seconds(1.0), Seconds(0.0), Source::Server, 0);
+        assert_eq!(gpu_metric(&[]), GpuMetric::GpuUtil);
+        assert_eq!(gpu_metric(&[empty.clone(), sample(Some(0.5))]), GpuMetric::EngineActive);
+        assert_eq!(gpu_metric(&[sample(None), sample(Some(0.5))]), GpuMetric::GpuUtil);
+    }
+}

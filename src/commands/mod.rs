@@ -2,6 +2,7 @@
 
 mod bench;
 mod derive;
+pub mod help;
 pub mod hpa;
 pub mod manifests;
 mod recommend;
@@ -25,5 +26,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
+        Command::Completions(arguments) => Ok(help::completions(&arguments, console)),
+        Command::Man(arguments) => help::man(&arguments, console),
     }
 }

@@ -1,7 +1,7 @@
 //! The whole set of files for a recommendation.
 
 use super::{
-    Adapter, ClusterNames, LeftOut, ManifestError, ManifestFile, Manifests, autoscaling_metric,
+    Adapter, ClusterNames, GpuMetric, LeftOut, ManifestError, ManifestFile, Manifests, autoscaling_metric,
     cloud_monitoring, grafana, hpa, keda, pod_monitoring, prometheus_adapter, setup, to_yaml,
 };
 use crate::recommend::{Recommendation, Target};
@@ -205,6 +205,7 @@ impl Set<'_> {
             lines.extend(target.terms.iter().map(|term| format!("{prefix}{}: {}", term.name, term.value)));
             lines.extend(self.other_unit(*signal, *value).map(|line| format!("{prefix}{line}")));
             lines.extend(target.remarks.iter().map(|remark| format!("Note: {prefix}{remark}")));
+            lines.extend(self.other_counter(*signal).map(|line| format!("Note: {prefix}{line}")));
         }
         lines.extend(tolerance_warning(self.recommendation, self.names));
         Ok(lines)
@@ -221,6 +222,14 @@ impl Set<'_> {
             .then(|| format!("as {} counts, from 0 to 1", names.gpu_metric.exported()));
         let reasons: Vec<String> = gpus.into_iter().chain(ratio).collect();
         (value != average).then(|| format!("written below, {}: averageValue {value}", reasons.join(" and ")))
+    }
+
+    /// Says so where GKE's duty cycle was measured by another counter than DCGM's GPU utilization.
+    fn other_counter(&self, signal: Signal) -> Option<String> {
+        let metric = self.names.gpu_metric;
+        (signal == Signal::DutyCycle && metric != GpuMetric::GpuUtil).then(|| {
+            format!("its target is for {}, a similar quantity of another counter", metric.exported())
+        })
     }
 
     fn pod_monitoring_server(&self) -> Result<String, ManifestError> {

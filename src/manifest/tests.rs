@@ -292,6 +292,21 @@ fn a_target_measured_as_engine_activity_scales_on_that_metric_in_its_unit() {
     for file in &all.files {
         assert!(!file.text.to_lowercase().contains("dcgm_fi_dev_gpu_util"), "{}", file.name);
     }
+    assert!(text(&all, "hpa-duty-cycle.yaml").contains("of another counter"));
+}
+
+#[test]
+fn the_written_behavior_is_what_a_real_api_server_fills_in() {
+    let recorded = include_str!("../../tests/fixtures/kubernetes/behavior-default-empty.json");
+    let recorded: Value = serde_json::from_str(recorded).unwrap();
+    let mut filled = recorded["response"]["body"]["spec"]["behavior"].clone();
+    assert!(filled["scaleDown"]["stabilizationWindowSeconds"].is_null());
+    // Which the controller fills in, by --horizontal-pod-autoscaler-downscale-stabilization.
+    filled["scaleDown"]["stabilizationWindowSeconds"] = 300.into();
+    let hpa = parse(text(&render(&recommendation(), &names()), "hpa-batch.yaml"));
+    let filled: k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior =
+        serde_json::from_value(filled).unwrap();
+    assert_eq!(hpa.spec.behavior.unwrap(), filled);
 }
 
 #[test]
