@@ -23,6 +23,13 @@ pub(super) struct Derived {
     left_out: Vec<LeftOut>,
 }
 
+/// The manifests as files by name, what is left out of them, and what to know.
+pub(super) struct ManifestSet<'a> {
+    pub(super) files: &'a [(String, String)],
+    pub(super) left_out: &'a [LeftOut],
+    pub(super) warnings: &'a [String],
+}
+
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
 pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
     let derived = read(directory, Settings::default())?;
@@ -215,10 +222,10 @@ impl Derived {
         self.show_document(directory, console);
     }
 
-    /// The manifests, what is left out of them, and the warnings; `None` where nothing is recommended.
-    pub(super) fn manifests(&self) -> Option<(&[(String, String)], &[LeftOut], &[String])> {
-        let recommendation = self.recommendation.as_ref()?;
-        Some((&self.manifests, &self.left_out, &recommendation.warnings))
+    /// The manifests; `None` where nothing is recommended.
+    pub(super) fn manifests(&self) -> Option<ManifestSet<'_>> {
+        let warnings = &self.recommendation.as_ref()?.warnings;
+        Some(ManifestSet { files: &self.manifests, left_out: &self.left_out, warnings })
     }
 
     fn show_document(&self, directory: &Path, console: Console) {

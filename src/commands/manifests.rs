@@ -1,7 +1,7 @@
 //! `calibrate manifests`: everything that the cluster is given, for targets from a run, from the
 //! command line, or for none yet.
 
-use super::derive;
+use super::derive::{self, ManifestSet};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
@@ -89,13 +89,6 @@ impl FromStr for GivenTarget {
     }
 }
 
-/// The files, what is left out, and what to know of them.
-struct Written<'a> {
-    files: &'a [(String, String)],
-    left_out: &'a [LeftOut],
-    warnings: &'a [String],
-}
-
 /// Writes the manifests.
 pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Exit, Failure> {
     let out = arguments.out.clone();
@@ -107,7 +100,7 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
             ..Settings::default()
         };
         let derived = derive::read(&run, other).or_exit(Exit::Usage)?;
-        let Some((files, left_out, warnings)) = derived.manifests() else {
+        let Some(set) = derived.manifests() else {
             let run = run.display();
             return Err(anyhow!(
                 "the run {run} gives no target ('calibrate report {run}' says why); without --run the manifests that \
@@ -115,7 +108,7 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
             ))
             .or_exit(Exit::Invalid);
         };
-        return write(&out, &Written { files, left_out, warnings }, console);
+        return write(&out, &set, console);
     }
     let (recommendation, names) = from_flags(arguments).or_exit(Exit::Usage)?;
     let provenance = format!(
@@ -125,7 +118,7 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
     let all = manifest::render_all(&recommendation, &names, &[provenance]).or_exit(Exit::Usage)?;
     let files: Vec<_> = all.files.into_iter().map(|file| (file.name, file.text)).collect();
     let warnings = manifest::warnings(&recommendation, &names);
-    write(&out, &Written { files: &files, left_out: &all.left_out, warnings: &warnings }, console)
+    write(&out, &ManifestSet { files: &files, left_out: &all.left_out, warnings: &warnings }, console)
 }
 
 /// The targets and names of the command line, and of the scenario below them.
@@ -199,7 +192,7 @@ fn target(signal: Signal, value: Option<Milli>, tolerance: f64) -> anyhow::Resul
     })
 }
 
-fn write(out: &Path, written: &Written, console: Console) -> Result<Exit, Failure> {
+fn write(out: &Path, written: &ManifestSet, console: Console) -> Result<Exit, Failure> {
     let shown = out.display();
     fs::create_dir_all(out)
         .with_context(|| format!("cannot make the directory {shown}"))
