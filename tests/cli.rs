@@ -144,7 +144,6 @@ fn a_ramp_over_the_limit_ends_in_targets_manifests_and_a_report_that_can_be_made
             yaml.contains("cluster_name: c1") || yaml.contains("cluster: c1")
         );
     }
-    the_set_is_there_and_again_for_another_cluster(&out, &document);
     let before = fs::read(out.join("recommendation.json")).unwrap();
     let html = fs::read(out.join("report.html")).unwrap();
     fs::remove_file(out.join("report.html")).unwrap();
@@ -161,25 +160,6 @@ fn a_ramp_over_the_limit_ends_in_targets_manifests_and_a_report_that_can_be_made
     });
     assert_eq!(fs::read(out.join("recommendation.json")).unwrap(), before);
     assert_eq!(fs::read(out.join("report.html")).unwrap(), html);
-}
-
-/// The run holds the whole set of manifests, and `manifests --run` writes it for other names.
-fn the_set_is_there_and_again_for_another_cluster(run_directory: &Path, document: &Value) {
-    let dashboard = fs::read_to_string(run_directory.join("dashboard.json")).unwrap();
-    let target = document["average_value"].as_str().unwrap();
-    assert!(dashboard.contains(&format!("HPA target {target}")), "{target}\n{dashboard}");
-    for file in ["grafana-dashboard.json", "prometheus-adapter.yaml", "autoscaling-metric.yaml"] {
-        assert!(run_directory.join(file).is_file(), "{file} is missing");
-    }
-    assert!(!run_directory.join("setup.sh").exists(), "it needs a project");
-    let out = run_directory.with_extension("k8s");
-    let arguments = ["--run", run_directory.to_str().unwrap(), "--project", "my-project", "--cluster", "c2"];
-    let output = run(&[&["manifests", "--out", out.to_str().unwrap()][..], &arguments].concat());
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let setup = fs::read_to_string(out.join("setup.sh")).unwrap();
-    assert!(setup.contains("cluster='c2'\nlocation='l1'"), "flags win over the run's names\n{setup}");
-    let yaml = fs::read_to_string(out.join("hpa-batch.yaml")).unwrap();
-    assert!(yaml.contains(target) && yaml.contains("SIMULATED"), "{yaml}");
 }
 
 #[test]

@@ -116,6 +116,52 @@ fn names_come_from_the_scenario_and_flags_win() {
     }
 }
 
+/// The run that the README shows.
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/reports/sample");
+
+#[test]
+fn a_recorded_run_gives_its_targets_under_other_names() {
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("k8s");
+    let output = manifests(&out, &[&["--run", SAMPLE, "--json"], &PLACE[..]].concat());
+    let written = document(&output);
+    assert_eq!(written["left_out"].as_array().unwrap().len(), 0, "{written}");
+    let recommendation = fs::read_to_string(format!("{SAMPLE}/recommendation.json")).unwrap();
+    let recommendation: Value = serde_json::from_str(&recommendation).unwrap();
+    let (metric, target) = (&recommendation["metric"], recommendation["average_value"].as_str().unwrap());
+    let yaml = fs::read_to_string(out.join(format!("hpa-{}.yaml", metric.as_str().unwrap()))).unwrap();
+    for part in [&format!("averageValue: {target}"), "This is the recommended one", "SIMULATED"] {
+        assert!(yaml.contains(part), "{part} is not in\n{yaml}");
+    }
+    let dashboard = fs::read_to_string(out.join("dashboard.json")).unwrap();
+    assert!(dashboard.contains(&format!("HPA target {target}")) && dashboard.contains("my-cluster"));
+    assert!(fs::read_to_string(out.join("setup.sh")).unwrap().contains("cluster='my-cluster'"));
+}
+
+#[test]
+fn a_run_directory_gets_the_set_and_loses_what_no_target_stands_for() {
+    let directory = TempDir::new().unwrap();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).unwrap();
+    for file in ["run.json", "requests.csv", "samples.csv", "events.jsonl"] {
+        fs::copy(format!("{SAMPLE}/{file}"), run.join(file)).unwrap();
+    }
+    fs::write(run.join("keda-scaledobject.yaml"), "an older one").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+    let output = command.args(["report", run.to_str().unwrap(), "--json"]).output().unwrap();
+    let document = document(&output);
+    let written = files_in(&run);
+    for file in ["hpa-batch.yaml", "podmonitoring-tgi.yaml", "dashboard.json", "grafana-dashboard.json"] {
+        assert!(written.contains(file), "{file} is missing: {written:?}");
+    }
+    // This run was made without naming a project and a cluster.
+    for file in ["keda-scaledobject.yaml", "setup.sh", "hpa-dcgm.yaml"] {
+        assert!(!written.contains(file), "{file}");
+    }
+    let warnings = document["warnings"].to_string();
+    assert!(warnings.contains("give --cluster-name and --location"), "{warnings}");
+}
+
 /// A program of this name that writes what it is called with into `log`.
 fn stub(directory: &Path, name: &str, answers: &str) {
     let path = directory.join(name);
