@@ -188,8 +188,8 @@ impl Derived {
         for file in report::render(&self.input())? {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
         }
-        // An HPA of an earlier derivation must not outlive the target it was made from.
-        for name in manifest::NUMBERED {
+        // What an earlier derivation wrote must not outlive the target it was made from.
+        for name in manifest::OF_TARGETS {
             if !self.manifests.iter().any(|(written, _)| written == name) {
                 let path = directory.join(name);
                 match std::fs::remove_file(&path) {

@@ -36,7 +36,7 @@ pub struct ManifestsArgs {
     /// Directory to write them into
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// A target, METRIC=AVERAGEVALUE per replica or GPU: queue=3, batch=17106m, duty-cycle=80 or dcgm=80 (repeatable)
+    /// A target per replica, queue=3 or batch=17106m, or per GPU in percent, duty-cycle=80 or dcgm=80 (repeatable)
     #[arg(long = "target", value_name = "METRIC=VALUE", action = clap::ArgAction::Append)]
     pub targets: Vec<GivenTarget>,
     /// Take targets and names from this recorded run; flags win over its names

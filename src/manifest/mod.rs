@@ -25,7 +25,7 @@ pub use keda::{ScaledObject, TriggerAuthentication, scaled_object, trigger_authe
 pub use names::{ClusterNames, NamesError};
 pub use pod_monitoring::{PodMonitoring, pod_monitoring_dcgm, pod_monitoring_server};
 pub use prometheus_adapter::{AdapterConfig, adapter_config};
-pub use render::{NUMBERED, render_all, warnings};
+pub use render::{OF_TARGETS, render_all, warnings};
 pub use server::{GpuMetric, Server};
 pub use yaml::{ManifestError, to_yaml};
 

@@ -184,12 +184,12 @@ fn minor_version(version: &str) -> Option<u32> {
     if rest_ok { minor.parse().ok() } else { None }
 }
 
-/// An http address of printable letters without a user's name and password.
+/// An http address of printable letters without a user's name, password and query, which may be secrets.
 fn is_address(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     rest.is_some_and(|rest| {
-        let host = rest.split(['/', '?']).next().unwrap_or_default();
-        !host.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"\"'\\`$@".contains(&b))
+        let host = rest.split('/').next().unwrap_or_default();
+        !host.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"\"'\\`$@?#".contains(&b))
     })
 }
 

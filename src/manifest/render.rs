@@ -11,8 +11,8 @@ use serde_json::Value;
 /// The tolerance of a controller that is not told another.
 const DEFAULT_TOLERANCE: f64 = 0.1;
 
-/// The files that hold a number, and so must not outlive the targets that they were made from.
-pub const NUMBERED: [&str; 8] = [
+/// The files that hold a target or name one that does, and so must not outlive it.
+pub const OF_TARGETS: [&str; 11] = [
     "hpa-queue.yaml",
     "hpa-batch.yaml",
     "hpa-duty-cycle.yaml",
@@ -21,11 +21,17 @@ pub const NUMBERED: [&str; 8] = [
     KEDA,
     PROMETHEUS_HPA,
     NATIVE_HPA,
+    DASHBOARD,
+    GRAFANA,
+    SETUP,
 ];
 const COMBINED: &str = "hpa-combined.yaml";
 const KEDA: &str = "keda-scaledobject.yaml";
 const PROMETHEUS_HPA: &str = "hpa-prometheus-adapter.yaml";
 const NATIVE_HPA: &str = "hpa-autoscaling-metric.yaml";
+const DASHBOARD: &str = "dashboard.json";
+const GRAFANA: &str = "grafana-dashboard.json";
+const SETUP: &str = "setup.sh";
 
 /// What the files are made from.
 pub(super) struct Set<'a> {
@@ -58,11 +64,11 @@ pub fn render_all(
     all.add("prometheus-adapter.yaml", set.prometheus_adapter())?;
     all.add(PROMETHEUS_HPA, set.other_hpa(Adapter::Prometheus))?;
     all.add(KEDA, set.keda())?;
-    all.add("dashboard.json", json(&cloud_monitoring::dashboard(&set)))?;
-    all.add("grafana-dashboard.json", json(&grafana::dashboard(&set)))?;
+    all.add(DASHBOARD, json(&cloud_monitoring::dashboard(&set)))?;
+    all.add(GRAFANA, json(&grafana::dashboard(&set)))?;
     let chosen = recommendation.recommended.map(hpa_file);
     let chosen = chosen.filter(|name| all.files.iter().any(|file| file.name == *name));
-    all.add("setup.sh", setup::shell_file(&set, chosen.as_deref()).map_err(ManifestError::LeftOut))?;
+    all.add(SETUP, setup::shell_file(&set, chosen.as_deref()).map_err(ManifestError::LeftOut))?;
     Ok(all)
 }
 

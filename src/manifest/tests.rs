@@ -222,7 +222,7 @@ fn what_lacks_a_number_or_a_name_is_left_out_with_the_reason() {
         "grafana-dashboard.json",
     ];
     assert_eq!(written, expected);
-    assert!(NUMBERED.iter().all(|name| !reason(&all, name).is_empty()));
+    assert!(OF_TARGETS[..8].iter().all(|name| !reason(&all, name).is_empty()));
     assert_eq!(reason(&all, "hpa-batch.yaml"), "batch size has no target: not measured");
     assert!(reason(&all, "setup.sh").contains("--project, --cluster-name, --location"));
     let known = render(&recommendation, &known());
@@ -327,6 +327,7 @@ fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
         (ClusterNames { cluster_version: some("1.35x"), ..names() }, "cluster-version"),
         (ClusterNames { prometheus: some("prometheus:9090"), ..names() }, "prometheus-address"),
         (ClusterNames { prometheus: some("http://me:secret@p"), ..names() }, "prometheus-address"),
+        (ClusterNames { prometheus: some("http://p/?token=secret"), ..names() }, "prometheus-address"),
         (ClusterNames { min_replicas: 0, ..names() }, "min-replicas"),
         (ClusterNames { max_replicas: 0, ..names() }, "max-replicas"),
         (ClusterNames { gpus_per_replica: 0, ..names() }, "gpus-per-replica"),
