@@ -252,7 +252,7 @@ fn prometheus_itself_understands_every_query() {
     let directory = TempDir::new().unwrap();
     let mut rules = String::from("groups:\n- name: queries\n  rules:\n");
     let mut count = 0;
-    for server in ["tgi", "vllm", "sglang", "trtllm-serve", "triton", "llamacpp", "jetstream"] {
+    for server in ["tgi", "vllm", "sglang", "trtllm-serve", "triton-trtllm", "llamacpp", "jetstream"] {
         let out = directory.path().join(server);
         let target = if server == "jetstream" { "queue=3" } else { "batch=17106m" };
         let own = ["--server", server, "--target", target, "--hpa-deployment", "a.b-c", "--json"];

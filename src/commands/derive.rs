@@ -89,11 +89,13 @@ fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
     }
 }
 
-/// The DCGM metric that the recorded GPU utilization was taken from.
+/// The DCGM metric that the recorded GPU utilization was taken from: engine activity, where it is all
+/// that the exporter shows, is recorded as both.
 fn gpu_metric(samples: &[Sample]) -> GpuMetric {
     let mut seen = samples.iter().filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
     let any = seen.peek().is_some();
-    let stands_in = any && seen.all(|sample| sample.get(Series::GpuEngineActive).is_some());
+    let stands_in =
+        any && seen.all(|sample| sample.get(Series::GpuEngineActive) == sample.get(Series::GpuUtil));
     if stands_in { GpuMetric::EngineActive } else { GpuMetric::GpuUtil }
 }
 
@@ -267,7 +269,9 @@ mod tests {
         };
         let empty = Sample::new(Seconds(1.0), Seconds(0.0), Source::Server, 0);
         assert_eq!(gpu_metric(&[]), GpuMetric::GpuUtil);
-        assert_eq!(gpu_metric(&[empty.clone(), sample(Some(0.5))]), GpuMetric::EngineActive);
-        assert_eq!(gpu_metric(&[sample(None), sample(Some(0.5))]), GpuMetric::GpuUtil);
+        assert_eq!(gpu_metric(&[empty.clone(), sample(Some(50.0))]), GpuMetric::EngineActive);
+        assert_eq!(gpu_metric(&[sample(None)]), GpuMetric::GpuUtil);
+        // Both are shown, and agree once by chance.
+        assert_eq!(gpu_metric(&[sample(Some(50.0)), sample(Some(30.0))]), GpuMetric::GpuUtil);
     }
 }

@@ -13,7 +13,7 @@ pub enum Server {
     /// TensorRT-LLM's own server.
     TrtllmServe,
     /// Triton with the TensorRT-LLM backend.
-    Triton,
+    TritonTrtllm,
     /// llama.cpp's server, with --metrics.
     Llamacpp,
     /// JetStream.
@@ -146,7 +146,7 @@ impl Server {
             Server::Vllm => "vllm",
             Server::Sglang => "sglang",
             Server::TrtllmServe => "trtllm-serve",
-            Server::Triton => "triton",
+            Server::TritonTrtllm => "triton-trtllm",
             Server::Llamacpp => "llamacpp",
             Server::Jetstream => "jetstream",
         }
@@ -159,7 +159,7 @@ impl Server {
             Server::Vllm => "vLLM",
             Server::Sglang => "SGLang",
             Server::TrtllmServe => "trtllm-serve",
-            Server::Triton => "Triton",
+            Server::TritonTrtllm => "Triton",
             Server::Llamacpp => "llama.cpp",
             Server::Jetstream => "JetStream",
         }
@@ -171,7 +171,7 @@ impl Server {
             Server::Vllm => &VLLM,
             Server::Sglang => &SGLANG,
             Server::TrtllmServe => &TRTLLM_SERVE,
-            Server::Triton => &TRITON,
+            Server::TritonTrtllm => &TRITON,
             Server::Llamacpp => &LLAMACPP,
             Server::Jetstream => &JETSTREAM,
         }

@@ -247,7 +247,7 @@ fn what_a_server_does_not_show_is_left_out() {
     let jetstream = render(&all_targets(), &ClusterNames { server: Server::Jetstream, ..known() });
     assert_eq!(reason(&jetstream, "hpa-batch.yaml"), "JetStream shows no batch size");
     assert!(text(&jetstream, "hpa-autoscaling-metric.yaml").contains("|queue"), "the next best");
-    let triton = render(&all_targets(), &ClusterNames { server: Server::Triton, ..known() });
+    let triton = render(&all_targets(), &ClusterNames { server: Server::TritonTrtllm, ..known() });
     assert!(reason(&triton, "autoscaling-metric.yaml").contains("by a label"));
     let hpa = text(&triton, "hpa-queue.yaml");
     assert!(hpa.contains("metric.labels.request_type: waiting"), "{hpa}");

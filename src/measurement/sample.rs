@@ -54,8 +54,7 @@ series! {
     KvUsage = "kv_usage",
     /// GPU utilization in percent, mean over the replica's GPUs (gauge).
     GpuUtil = "gpu_util",
-    /// Graphics engine's share of active time, 0 to 1, mean over the replica's GPUs, where the GPU
-    /// utilization is taken from it (gauge).
+    /// Share of time in which the GPU's engines were active, percent, mean over the replica's GPUs (gauge).
     GpuEngineActive = "gpu_engine_active",
     /// GPU memory in use, MiB, sum over the replica's GPUs (gauge).
     GpuMemory = "gpu_memory_mib",

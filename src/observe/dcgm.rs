@@ -21,11 +21,9 @@ pub fn sample(exposition: &Exposition, time: Seconds, took: Seconds, replica: u3
     };
     let mean =
         |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-    let utilization = mean(&values(GPU_UTIL));
-    // Recorded only where it stands in, so that the manifests scale on the metric that was measured.
-    let engine = if utilization.is_none() { mean(&values(ENGINE_ACTIVE)) } else { None };
+    let engine = mean(&values(ENGINE_ACTIVE)).map(|ratio| ratio * 100.0);
+    sample.set(Series::GpuUtil, mean(&values(GPU_UTIL)).or(engine));
     sample.set(Series::GpuEngineActive, engine);
-    sample.set(Series::GpuUtil, utilization.or(engine.map(|ratio| ratio * 100.0)));
     let memory = values(MEMORY_USED);
     sample.set(Series::GpuMemory, (!memory.is_empty()).then(|| memory.iter().sum()));
     sample
@@ -57,8 +55,8 @@ mod tests {
         assert_eq!(read(both), (Some(40.0), None));
         let engine =
             |text| sample(&parse(text).unwrap(), Seconds(1.0), Seconds(0.01), 0).get(Series::GpuEngineActive);
-        assert_eq!(engine("DCGM_FI_PROF_GR_ENGINE_ACTIVE 0.5\n"), Some(0.5));
-        assert_eq!(engine(both), None, "it does not stand in");
+        assert_eq!(engine("DCGM_FI_PROF_GR_ENGINE_ACTIVE 0.5\n"), Some(50.0));
+        assert_eq!(engine(both), Some(50.0));
     }
 
     #[test]
