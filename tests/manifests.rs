@@ -139,6 +139,22 @@ fn a_recorded_run_gives_its_targets_under_other_names() {
 }
 
 #[test]
+fn a_run_without_a_target_is_no_source_of_manifests() {
+    let directory = TempDir::new().unwrap();
+    let (run, out) = (directory.path().join("run"), directory.path().join("k8s"));
+    fs::create_dir(&run).unwrap();
+    fs::copy(format!("{SAMPLE}/run.json"), run.join("run.json")).unwrap();
+    for file in ["requests.csv", "samples.csv", "events.jsonl"] {
+        let text = fs::read_to_string(format!("{SAMPLE}/{file}")).unwrap();
+        fs::write(run.join(file), text.split_inclusive('\n').take(3).collect::<String>()).unwrap();
+    }
+    let output = manifests(&out, &["--run", run.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("gives no target"), "{}", stderr(&output));
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_run_directory_gets_the_set_and_loses_what_no_target_stands_for() {
     let directory = TempDir::new().unwrap();
     let run = directory.path().join("run");

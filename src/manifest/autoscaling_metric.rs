@@ -102,7 +102,7 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
         })
         .collect();
     if gauges.is_empty() {
-        return Err(labelled(names));
+        return Err(native_name(Signal::Queue, names).err().unwrap_or_default());
     }
     let port = names.port_number().ok_or_else(|| {
         format!("it needs the port's number: write --metrics-port {}:NUMBER", names.metrics_port)
@@ -130,15 +130,16 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
     })
 }
 
-fn labelled(names: &ClusterNames) -> String {
-    let server = names.server.title();
-    format!("it tells series apart by name only, and {server} tells them apart by a label")
-}
-
 /// The metric's name for an HPA.
 pub(super) fn native_name(signal: Signal, names: &ClusterNames) -> Result<String, String> {
+    if let Some(version) = names.cluster_version.as_ref().filter(|_| !names.has_tolerance()) {
+        return Err(format!("it needs GKE 1.35.1 or later, and --cluster-version is {version}"));
+    }
     match series::gauge(signal, names)?.label {
-        Some(_) => Err(labelled(names)),
+        Some(_) => {
+            let server = names.server.title();
+            Err(format!("it tells series apart by name only, and {server} tells them apart by a label"))
+        }
         None => Ok(format!("autoscaling.gke.io|{NAME}|{}", signal.slug())),
     }
 }

@@ -77,8 +77,9 @@ pub struct NamesError {
 const SUBDOMAIN: &str = "a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.'";
 const LABEL: &str = "a DNS label: at most 63 lower-case letters, digits and '-'";
 
-/// The first minor version of Kubernetes 1 in which an HPA's own tolerance is on by default.
-const TOLERANCE_SINCE: u32 = 35;
+/// The first minor version of Kubernetes 1 in which an HPA's own tolerance is on by default, and of
+/// GKE that has AutoscalingMetric.
+const NEWER: u32 = 35;
 
 impl ClusterNames {
     /// Whether Prometheus means Google's Managed Service.
@@ -86,10 +87,11 @@ impl ClusterNames {
         self.prometheus.is_none()
     }
 
-    /// Whether an HPA of this cluster may have a tolerance of its own.
+    /// Whether an HPA of this cluster may have a tolerance of its own. Not where the version is unknown:
+    /// older servers drop it without a word.
     pub(super) fn has_tolerance(&self) -> bool {
         let version = self.cluster_version.as_deref().and_then(minor_version);
-        version.is_some_and(|minor| minor >= TOLERANCE_SINCE)
+        version.is_some_and(|minor| minor >= NEWER)
     }
 
     /// The name of the metrics' port, where it is known by one.

@@ -4,7 +4,7 @@
 //! would take for more than itself.
 
 use super::hpa::stackdriver_name;
-use super::{ClusterNames, Set, series};
+use super::{ClusterNames, Server, Set, series};
 use crate::units::Signal;
 use std::fmt::Write;
 
@@ -28,7 +28,8 @@ pub(super) fn shell_file(set: &Set, hpa: Option<&str>) -> Result<String, String>
     let mut text = format!(
         "#!/usr/bin/env bash\n\
          # What {deployment} needs besides the manifests to be scaled on its own metrics.\n\
-         # Run it with bash, from anywhere; every step may be repeated. gcloud and kubectl are needed.\n\
+         # Run it with bash, from anywhere, as often as you like; only the dashboard is made anew each time.\n\
+         # gcloud and kubectl are needed.\n\
          set -euo pipefail\n\
          cd \"$(dirname \"$0\")\"\n\n\
          project='{project}'\n\
@@ -96,7 +97,7 @@ gcloud projects add-iam-policy-binding \"projects/$project\" --role roles/monito
 # gcloud projects add-iam-policy-binding \"projects/$project\" --role roles/monitoring.viewer --condition None \\
 #   --member \"principal://iam.googleapis.com/projects/$project_number/locations/global/workloadIdentityPools/$project.svc.id.goog/subject/ns/keda/sa/keda-operator\"
 
-# 5. The dashboard. Each call makes another one.
+# 5. The dashboard.
 gcloud monitoring dashboards create --project \"$project\" --config-from-file dashboard.json
 
 ";
@@ -108,24 +109,20 @@ fn check(names: &ClusterNames) -> String {
     let selector = label
         .map(|(key, value)| format!("?metricLabelSelector=metric.labels.{key}%3D{value}"))
         .unwrap_or_default();
+    let cold = if names.server == Server::Tgi { "; TGI shows no gauge before its first request" } else { "" };
     format!(
         "# 6. What the HPA sees. A first value takes a few minutes{cold}.\n\
          for try in $(seq 30); do\n  \
            if kubectl get --raw \"/apis/custom.metrics.k8s.io/v1beta1/namespaces/$namespace/pods/*/{queue}{selector}\"; then\n    \
              break\n  \
            elif [[ \"$try\" == 30 ]]; then\n    \
-             echo \"no value after 30 tries: look at 'kubectl -n $namespace describe podmonitoring'\" >&2\n    \
+             echo \"no value after 30 tries: look at 'kubectl -n $namespace describe podmonitoring'{cold}\" >&2\n    \
              exit 1\n  \
            fi\n  \
            sleep 10\n\
          done\n\
          #    The GPU's, over all clusters of the project; the HPA's selectors pick this one's:\n\
          # kubectl get --raw \"/apis/external.metrics.k8s.io/v1beta1/namespaces/$namespace/{duty}\"\n\n",
-        cold = if names.server == super::Server::Tgi {
-            ", and a request: TGI shows no gauge before its first"
-        } else {
-            ""
-        },
         queue = metric(Signal::Queue),
         duty = metric(Signal::DutyCycle),
     )

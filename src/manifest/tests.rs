@@ -261,6 +261,10 @@ fn what_a_server_does_not_show_is_left_out() {
     assert!(
         reason(&render(&all_targets(), &unknown), "keda-scaledobject.yaml").contains("--prometheus-address")
     );
+    let older = ClusterNames { cluster_version: Some("1.34".to_owned()), ..known() };
+    for file in ["autoscaling-metric.yaml", "hpa-autoscaling-metric.yaml"] {
+        assert!(reason(&render(&all_targets(), &older), file).contains("--cluster-version is 1.34"));
+    }
     let nameless = ClusterNames { metrics_port: "metrics".to_owned(), ..known() };
     assert!(reason(&render(&all_targets(), &nameless), "autoscaling-metric.yaml").contains("metrics:NUMBER"));
 }
