@@ -135,7 +135,8 @@ fn a_recorded_run_gives_its_targets_under_other_names() {
     }
     let dashboard = fs::read_to_string(out.join("dashboard.json")).unwrap();
     assert!(dashboard.contains(&format!("HPA target {target}")) && dashboard.contains("my-cluster"));
-    assert!(fs::read_to_string(out.join("setup.sh")).unwrap().contains("cluster='my-cluster'"));
+    let setup = fs::read_to_string(out.join("setup.sh")).unwrap();
+    assert!(setup.contains("cluster='my-cluster'") && setup.contains("measured on the simulated server"));
 }
 
 #[test]

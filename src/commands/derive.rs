@@ -4,7 +4,7 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance};
 use crate::measurement::{Sample, Series};
 use crate::recommend::{Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
@@ -66,7 +66,9 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         let mut names = names(&scenario.cluster, scenario.gpus_per_replica);
         names.gpu_metric = gpu_metric(&run.samples);
         recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-        let all = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
+        let simulated = run.info.target.simulated;
+        let provenance = Provenance { lines: provenance(run, &analysis), simulated };
+        let all = manifest::render_all(recommendation, &names, &provenance)?;
         manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
         left_out = all.left_out;
     }

@@ -5,7 +5,7 @@ use super::derive::{self, ManifestSet};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Server};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
 use crate::recommend::{Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
@@ -111,11 +111,12 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
         return write(&out, &set, console);
     }
     let (recommendation, names) = from_flags(arguments).or_exit(Exit::Usage)?;
-    let provenance = format!(
-        "calibrate {}; the targets were given on its command line, not derived from a measurement",
-        env!("CARGO_PKG_VERSION")
+    let version = env!("CARGO_PKG_VERSION");
+    let given = format!(
+        "calibrate {version}; the targets were given on its command line, not derived from a measurement"
     );
-    let all = manifest::render_all(&recommendation, &names, &[provenance]).or_exit(Exit::Usage)?;
+    let provenance = Provenance { lines: vec![given], simulated: false };
+    let all = manifest::render_all(&recommendation, &names, &provenance).or_exit(Exit::Usage)?;
     let files: Vec<_> = all.files.into_iter().map(|file| (file.name, file.text)).collect();
     let warnings = manifest::warnings(&recommendation, &names);
     write(&out, &ManifestSet { files: &files, left_out: &all.left_out, warnings: &warnings }, console)

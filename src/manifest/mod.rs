@@ -40,6 +40,15 @@ pub struct ManifestFile {
     pub text: String,
 }
 
+/// Where the numbers come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Provenance {
+    /// In lines, for the header of each file.
+    pub lines: Vec<String>,
+    /// Whether they were measured on a simulated server, and so are not for a real cluster.
+    pub simulated: bool,
+}
+
 /// A file that is not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {

@@ -1,8 +1,9 @@
 //! The whole set of files for a recommendation.
 
 use super::{
-    Adapter, ClusterNames, GpuMetric, LeftOut, ManifestError, ManifestFile, Manifests, autoscaling_metric,
-    cloud_monitoring, grafana, hpa, keda, pod_monitoring, prometheus_adapter, setup, to_yaml,
+    Adapter, ClusterNames, GpuMetric, LeftOut, ManifestError, ManifestFile, Manifests, Provenance,
+    autoscaling_metric, cloud_monitoring, grafana, hpa, keda, pod_monitoring, prometheus_adapter, setup,
+    to_yaml,
 };
 use crate::recommend::{Recommendation, Target};
 use crate::units::{Milli, Signal};
@@ -37,17 +38,17 @@ const SETUP: &str = "setup.sh";
 pub(super) struct Set<'a> {
     pub recommendation: &'a Recommendation,
     pub names: &'a ClusterNames,
-    pub provenance: &'a [String],
+    pub provenance: &'a Provenance,
 }
 
-/// All files of a recommendation. `provenance` says, in lines, where the numbers come from.
+/// All files of a recommendation.
 ///
 /// # Errors
 /// Names that Kubernetes would refuse.
 pub fn render_all(
     recommendation: &Recommendation,
     names: &ClusterNames,
-    provenance: &[String],
+    provenance: &Provenance,
 ) -> Result<Manifests, ManifestError> {
     names.validate()?;
     let set = Set { recommendation, names, provenance };
@@ -204,7 +205,7 @@ impl Set<'_> {
 
     /// Where the numbers come from, and what to know about them.
     fn about(&self, targets: &[(Signal, Milli)]) -> Result<Vec<String>, ManifestError> {
-        let mut lines = self.provenance.to_vec();
+        let mut lines = self.provenance.lines.clone();
         for (signal, value) in targets {
             let (target, _) = self.target(*signal)?;
             let prefix = if targets.len() > 1 { format!("{signal}: ") } else { String::new() };

@@ -48,7 +48,7 @@ pub(super) fn shell_file(set: &Set, hpa: Option<&str>) -> Result<String, String>
     let _ = writeln!(text, "kubectl apply -f '{ADAPTER}'\n");
     text.push_str(IAM);
     text.push_str(&check(names));
-    text.push_str(&apply(hpa));
+    text.push_str(&apply(hpa, set.provenance.simulated));
     Ok(text)
 }
 
@@ -128,8 +128,13 @@ fn check(names: &ClusterNames) -> String {
     )
 }
 
-fn apply(hpa: Option<&str>) -> String {
+fn apply(hpa: Option<&str>, simulated: bool) -> String {
     match hpa {
+        Some(file) if simulated => format!(
+            "# 7. The HPA is not applied: its target was measured on the simulated server, not on yours.\n\
+             # kubectl apply --dry-run=server -f {file}\n\
+             # kubectl apply -f {file}\n"
+        ),
         Some(file) => format!(
             "# 7. The HPA, after the API server has looked at it. Apply no second one to this Deployment.\n\
              kubectl apply --dry-run=server -f {file}\n\

@@ -55,8 +55,12 @@ fn all_targets() -> Recommendation {
     recommendation
 }
 
+fn provenance() -> Provenance {
+    Provenance { lines: vec!["run x".to_owned()], simulated: false }
+}
+
 fn render(recommendation: &Recommendation, names: &ClusterNames) -> Manifests {
-    render_all(recommendation, names, &["run x".to_owned()]).unwrap()
+    render_all(recommendation, names, &provenance()).unwrap()
 }
 
 fn text<'a>(all: &'a Manifests, name: &str) -> &'a str {
@@ -230,6 +234,14 @@ fn what_lacks_a_number_or_a_name_is_left_out_with_the_reason() {
 }
 
 #[test]
+fn the_setup_steps_do_not_apply_what_was_measured_on_a_simulated_server() {
+    let simulated = Provenance { simulated: true, ..provenance() };
+    let all = render_all(&all_targets(), &known(), &simulated).unwrap();
+    let applied = |all: &Manifests| text(all, "setup.sh").contains("\nkubectl apply -f hpa-");
+    assert!(!applied(&all) && applied(&render(&all_targets(), &known())));
+}
+
+#[test]
 fn a_metric_that_speaks_against_itself_does_not_hold_the_combined_hpa_up() {
     let mut recommendation = all_targets();
     recommendation.targets[0].average_value = Ok(Milli(900));
@@ -337,7 +349,7 @@ fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
         (ClusterNames { gpus_per_replica: 0, ..names() }, "gpus-per-replica"),
     ];
     for (names, field) in wrong {
-        let error = render_all(&recommendation(), &names, &[]).unwrap_err().to_string();
+        let error = render_all(&recommendation(), &names, &provenance()).unwrap_err().to_string();
         assert!(error.starts_with(field), "{error}");
     }
 }
