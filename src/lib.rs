@@ -28,7 +28,7 @@
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
 //! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
-//! | [`manifest`] | typed Kubernetes objects and their YAML |
+//! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |
 //!

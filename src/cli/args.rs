@@ -1,7 +1,9 @@
 //! The command line.
 
+use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
+use crate::commands::manifests::ManifestsArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -75,10 +77,16 @@ pub enum Command {
     Hpa(HpaArgs),
     /// Find what is wrong with HPA and ScaledObject manifests, before or after a run
     Lint(LintArgs),
+    /// Write the manifests, dashboards and setup steps for a cluster, with or without a run
+    Manifests(Box<ManifestsArgs>),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one for each command
+    Man(ManArgs),
 }
 
 /// Arguments of `run`.
@@ -233,6 +241,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_calibrate_takes() {
+        let mut examples = 0;
+        for command in Cli::command().get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = after.lines().filter_map(|line| line.trim_start().strip_prefix("calibrate "));
+            for example in lines {
+                let words = example.split_whitespace().take_while(|word| *word != ">");
+                let parsed = Cli::try_parse_from(std::iter::once("calibrate").chain(words));
+                assert!(parsed.is_ok(), "calibrate {example}: {}", parsed.unwrap_err());
+                assert!(example.starts_with(command.get_name()), "{example} is no example of its command");
+                examples += 1;
+            }
+        }
+        assert!(examples > 20, "{examples}");
     }
 
     #[test]

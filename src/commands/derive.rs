@@ -4,12 +4,13 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
-use crate::manifest::{self, ClusterNames};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance};
+use crate::measurement::{Sample, Series};
 use crate::recommend::{Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, Scenario, Settings};
-use crate::units::{Replicas, Signal};
+use crate::units::Replicas;
 use anyhow::Context;
 use std::path::Path;
 
@@ -19,6 +20,14 @@ pub(super) struct Derived {
     recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
+    left_out: Vec<LeftOut>,
+}
+
+/// The manifests as files by name, what is left out of them, and what to know.
+pub(super) struct ManifestSet<'a> {
+    pub(super) files: &'a [(String, String)],
+    pub(super) left_out: &'a [LeftOut],
+    pub(super) warnings: &'a [String],
 }
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
@@ -52,14 +61,18 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     let analysis = analyze(&measured, &scenario.slos, &known(run, scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
-    let mut manifests = Vec::new();
+    let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
-        let names = names(&scenario.cluster, scenario.gpus_per_replica);
+        let mut names = names(&scenario.cluster, scenario.gpus_per_replica);
+        names.gpu_metric = gpu_metric(&run.samples);
         recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-        let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
-        manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
+        let simulated = run.info.target.simulated;
+        let provenance = Provenance { lines: provenance(run, &analysis), simulated };
+        let all = manifest::render_all(recommendation, &names, &provenance)?;
+        manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+        left_out = all.left_out;
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, left_out })
 }
 
 /// What is known of the server from elsewhere than its metrics.
@@ -78,6 +91,16 @@ fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
     }
 }
 
+/// The DCGM metric that the recorded GPU utilization was taken from: engine activity, where it is all
+/// that the exporter shows, is recorded as both.
+fn gpu_metric(samples: &[Sample]) -> GpuMetric {
+    let mut seen = samples.iter().filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
+    let any = seen.peek().is_some();
+    let stands_in =
+        any && seen.all(|sample| sample.get(Series::GpuEngineActive) == sample.get(Series::GpuUtil));
+    if stands_in { GpuMetric::EngineActive } else { GpuMetric::GpuUtil }
+}
+
 /// The names of the manifests: as given, else as on Google's how-to page.
 pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let page = ClusterNames::default();
@@ -89,6 +112,11 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
         app: given.app.unwrap_or(page.app),
         container: given.container.unwrap_or(page.container),
         metrics_port: given.metrics_port.unwrap_or(page.metrics_port),
+        server: page.server,
+        gpu_metric: page.gpu_metric,
+        project: given.project,
+        prometheus: given.prometheus_address,
+        cluster_version: given.cluster_version,
         cluster: given.cluster_name,
         location: given.location,
         min_replicas: given.min_replicas.unwrap_or(page.min_replicas),
@@ -164,9 +192,9 @@ impl Derived {
         for file in report::render(&self.input())? {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
         }
-        // An HPA of an earlier derivation must not outlive the target it was made from.
-        for name in Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug())) {
-            if !self.manifests.iter().any(|(written, _)| *written == name) {
+        // What an earlier derivation wrote must not outlive the target it was made from.
+        for name in manifest::OF_TARGETS {
+            if !self.manifests.iter().any(|(written, _)| written == name) {
                 let path = directory.join(name);
                 match std::fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -198,6 +226,12 @@ impl Derived {
         self.show_document(directory, console);
     }
 
+    /// The manifests; `None` where nothing is recommended.
+    pub(super) fn manifests(&self) -> Option<ManifestSet<'_>> {
+        let warnings = &self.recommendation.as_ref()?.warnings;
+        Some(ManifestSet { files: &self.manifests, left_out: &self.left_out, warnings })
+    }
+
     fn show_document(&self, directory: &Path, console: Console) {
         if console.wants_json() {
             let mut document = report::document(&self.input());
@@ -218,5 +252,28 @@ impl Derived {
     pub(super) fn exit(&self) -> Exit {
         let found = self.recommendation.as_ref().is_some_and(|r| r.recommended.is_some());
         if found { Exit::Done } else { Exit::Invalid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::Source;
+    use crate::units::Seconds;
+
+    #[test]
+    fn the_gpu_metric_is_the_one_that_the_utilization_was_taken_from() {
+        let sample = |engine: Option<f64>| {
+            let mut sample = Sample::new(Seconds(1.0), Seconds(0.0), Source::Gpu, 0);
+            sample.set(Series::GpuUtil, Some(50.0));
+            sample.set(Series::GpuEngineActive, engine);
+            sample
+        };
+        let empty = Sample::new(Seconds(1.0), Seconds(0.0), Source::Server, 0);
+        assert_eq!(gpu_metric(&[]), GpuMetric::GpuUtil);
+        assert_eq!(gpu_metric(&[empty.clone(), sample(Some(50.0))]), GpuMetric::EngineActive);
+        assert_eq!(gpu_metric(&[sample(None)]), GpuMetric::GpuUtil);
+        // Both are shown, and agree once by chance.
+        assert_eq!(gpu_metric(&[sample(Some(50.0)), sample(Some(30.0))]), GpuMetric::GpuUtil);
     }
 }

@@ -2,9 +2,11 @@
 
 mod bench;
 mod derive;
+pub mod help;
 pub mod hpa;
 mod input;
 pub mod lint;
+pub mod manifests;
 mod recommend;
 mod report;
 mod run;
@@ -24,7 +26,10 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Lint(arguments) => lint::lint(&arguments, console),
+        Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
+        Command::Completions(arguments) => Ok(help::completions(&arguments, console)),
+        Command::Man(arguments) => help::man(&arguments, console),
     }
 }

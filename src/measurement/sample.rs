@@ -54,6 +54,8 @@ series! {
     KvUsage = "kv_usage",
     /// GPU utilization in percent, mean over the replica's GPUs (gauge).
     GpuUtil = "gpu_util",
+    /// Share of time in which the GPU's engines were active, percent, mean over the replica's GPUs (gauge).
+    GpuEngineActive = "gpu_engine_active",
     /// GPU memory in use, MiB, sum over the replica's GPUs (gauge).
     GpuMemory = "gpu_memory_mib",
     /// Decode forwards (counter).

@@ -21,9 +21,9 @@ pub fn sample(exposition: &Exposition, time: Seconds, took: Seconds, replica: u3
     };
     let mean =
         |values: &[f64]| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
-    let utilization =
-        mean(&values(GPU_UTIL)).or_else(|| mean(&values(ENGINE_ACTIVE)).map(|ratio| ratio * 100.0));
-    sample.set(Series::GpuUtil, utilization);
+    let engine = mean(&values(ENGINE_ACTIVE)).map(|ratio| ratio * 100.0);
+    sample.set(Series::GpuUtil, mean(&values(GPU_UTIL)).or(engine));
+    sample.set(Series::GpuEngineActive, engine);
     let memory = values(MEMORY_USED);
     sample.set(Series::GpuMemory, (!memory.is_empty()).then(|| memory.iter().sum()));
     sample
@@ -51,7 +51,12 @@ mod tests {
     #[test]
     fn the_engine_ratio_stands_in_where_utilization_is_not_exported() {
         assert_eq!(read("DCGM_FI_PROF_GR_ENGINE_ACTIVE{gpu=\"0\"} 0.5\n"), (Some(50.0), None));
-        assert_eq!(read("dcgm_fi_dev_gpu_util 40\nDCGM_FI_PROF_GR_ENGINE_ACTIVE 0.5\n"), (Some(40.0), None));
+        let both = "dcgm_fi_dev_gpu_util 40\nDCGM_FI_PROF_GR_ENGINE_ACTIVE 0.5\n";
+        assert_eq!(read(both), (Some(40.0), None));
+        let engine =
+            |text| sample(&parse(text).unwrap(), Seconds(1.0), Seconds(0.01), 0).get(Series::GpuEngineActive);
+        assert_eq!(engine("DCGM_FI_PROF_GR_ENGINE_ACTIVE 0.5\n"), Some(50.0));
+        assert_eq!(engine(both), Some(50.0));
     }
 
     #[test]
