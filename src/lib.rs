@@ -26,6 +26,7 @@
 //! | [`batching`] | the continuous-batching server as a state machine with its own clock |
 //! | [`simulator`] | that server in real time behind TGI's HTTP |
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
+//! | [`study`] | calibrations of simulated servers of known capacity: how far one can be trusted |
 //! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
@@ -56,4 +57,5 @@ pub mod record;
 pub mod report;
 pub mod scenario;
 pub mod simulator;
+pub mod study;
 pub mod units;

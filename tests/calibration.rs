@@ -4,14 +4,14 @@
 
 use calibrate::analyze::Measured;
 use calibrate::analyze::server_model::{
-    ForwardCost, Interval, Known, Workload, admission, capacity, fit, intervals, judge_load, predict,
+    Interval, Known, Workload, admission, capacity, fit_model, intervals, play, predict,
     token_budget,
 };
-use calibrate::batching::{Admission, Deviations, ServerModel};
+use calibrate::batching::{Admission, ServerModel};
 use calibrate::measurement::{Phase, RequestOutcome, Sample, Series, Source};
-use calibrate::plan::{ArrivalTimes, RequestSource, Spacing, stream};
+use calibrate::plan::RequestSource;
 use calibrate::simulator::Preset;
-use calibrate::units::{Load, Rate, Replicas, Seconds, Slo};
+use calibrate::units::{Rate, Replicas, Seconds, Slo};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -105,34 +105,20 @@ impl Window {
     }
 }
 
-fn model(cost: &ForwardCost, admission: Admission, token_budget: u32) -> ServerModel {
-    ServerModel {
-        prefill_base: cost.prefill_base,
-        prefill_per_token: cost.prefill_per_token,
-        decode_base: cost.decode_base,
-        decode_per_sequence: cost.decode_per_sequence,
-        overhead: cost.overhead,
-        token_budget,
-        max_prefill_tokens: 4096,
-        max_concurrent_requests: 128,
-        max_batch_size: None,
-        admission,
-        prefill_per_sequence: None,
-        decode_table: None,
-        deviations: Deviations::default(),
-    }
-}
-
 /// The four guided windows, fitted together.
 fn guided() -> (Vec<Window>, ServerModel) {
     let windows: Vec<Window> = ["h1", "h2", "h3", "h4"].map(window).into();
     let admission = admission(&windows[3].samples()).unwrap();
     assert_eq!(admission, Admission::Chunking);
     let all: Vec<Interval> = windows.iter().flat_map(Window::intervals).collect();
-    let cost = fit(&all, &admission).unwrap();
     let samples: Vec<&Sample> = windows.iter().flat_map(Window::samples).collect();
-    let model = model(&cost, admission, token_budget(&samples, 399.0).unwrap_or(u32::MAX));
+    let rounds: Vec<&[Interval]> = all.chunks(1).collect();
+    let (model, _) = fit_model(&rounds, admission, &known(), token_budget(&samples, 399.0)).unwrap();
     (windows, model)
+}
+
+fn known() -> Known {
+    Known { declared_output: Some(200), ..Known::default() }
 }
 
 /// The limits of the recording: both for 95 % of the requests.
@@ -162,17 +148,8 @@ fn the_capacity_of_a_real_router_is_predicted_from_four_minutes_of_its_metrics()
         .iter()
         .flat_map(|window| window.sent.iter().map(|(_, input, output)| (*input, *output)))
         .collect();
-    let n = 40_000;
-    let load = Load::Rate(Rate(1.0));
-    let arrivals =
-        ArrivalTimes::new(load, Seconds(2.0 * n as f64), Spacing::Poisson, stream(1, "prediction"));
-    let workload = Workload {
-        arrivals: arrivals.take(n).map(|time| time.0).collect(),
-        sizes: (0..n).map(|i| sizes[i * 7919 % sizes.len()]).collect(),
-        declared_output: Some(200),
-        warm_up: 200,
-    };
-    let found = capacity(&model, &workload, &slos(), (Rate(3.0), Rate(12.0))).unwrap();
+    let workload = Workload::poisson(&sizes, 40_000, &known(), 1);
+    let found = capacity(&model, &workload, &slos(), Rate(5.0), 8.0).unwrap();
     assert!((found.0 / 6.93 - 1.0).abs() < 0.01, "{found} for a truth of 6.93 req/s: {model:?}");
 }
 
@@ -189,8 +166,9 @@ fn measured_violations_are_reproduced_by_replaying_their_arrivals() {
             sizes: judged.map(|(_, input, output)| (*input, *output)).collect(),
             declared_output: Some(200),
             warm_up,
+            replicas: Replicas(1),
         };
-        let predicted = judge_load(&model, &workload, Rate(1.0), &slos())[2].value.unwrap();
+        let predicted = play(&model, &workload, Rate(1.0), &slos()).checks[2].value.unwrap();
         let measured: Vec<&RequestOutcome> =
             window.requests.iter().filter(|r| (window.from..window.to).contains(&r.scheduled.0)).collect();
         let good =
@@ -255,7 +233,7 @@ fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
     let known = Known { max_prefill_tokens: 2048, ..Known::default() };
     let prediction = predict(&measured, &slos, &known).unwrap();
     let truth = Preset::by_name("demo").unwrap().config().model;
-    let (cost, n) = (prediction.cost, 20_000);
+    let cost = prediction.cost;
     for (found, true_) in [
         (cost.decode_base, truth.decode_base),
         (cost.decode_per_sequence, truth.decode_per_sequence),
@@ -269,20 +247,16 @@ fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
         "lognormal:mean=48,sd=24".parse().unwrap(),
     );
     let mut sampler = sizes.sampler(5, 0);
-    let arrivals = ArrivalTimes::new(
-        Load::Rate(Rate(1.0)),
-        Seconds(2.0 * f64::from(n)),
-        Spacing::Poisson,
-        stream(2, "truth"),
+    let sizes: Vec<(u32, u32)> =
+        (0..20_000).map(|_| sampler.sample()).map(|r| (r.input.unwrap(), r.output)).collect();
+    let workload = Workload::poisson(&sizes, 20_000, &Known::default(), 7);
+    let truth = capacity(&truth, &workload, &slos, prediction.capacity, 2.0).unwrap();
+    assert!(
+        (prediction.low.0..=prediction.high.0).contains(&truth.0),
+        "{} ({} to {}) for {truth}: {:?}",
+        prediction.capacity,
+        prediction.low,
+        prediction.high,
+        prediction.uncertainty
     );
-    let workload = Workload {
-        arrivals: arrivals.take(n as usize).map(|time| time.0).collect(),
-        sizes: (0..n).map(|_| sampler.sample()).map(|r| (r.input.unwrap(), r.output)).collect(),
-        declared_output: None,
-        warm_up: 200,
-    };
-    let truth = capacity(&truth, &workload, &slos, (Rate(8.0), Rate(32.0))).unwrap();
-    let (low, high) = (prediction.capacity, prediction.without_limit);
-    assert!(low.0 < truth.0 * 1.02 && high.0 > truth.0 * 0.98, "{low} to {high} for {truth}: {prediction:?}");
-    assert!(high.0 / low.0 < 1.15, "{low} to {high}");
 }

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("analyze", &["batching", "measurement", "units"]),
     ("hpa", &["units"]),
     ("replay", &["analyze", "hpa", "units"]),
+    ("study", &["analyze", "batching", "measurement", "plan", "scenario", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
     ("report", &["analyze", "measurement", "recommend", "units"]),

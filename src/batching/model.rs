@@ -96,6 +96,12 @@ impl ServerModel {
         by_budget.min(by_size).min(self.max_concurrent_requests)
     }
 
+    /// The length of a decode step at a mean number of sequences, without what their KV tokens add.
+    pub fn mean_decode(&self, sequences: f64) -> Seconds {
+        let (low, share) = (sequences.max(0.0).floor(), sequences.max(0.0).fract());
+        self.decode(low as usize, 0) * (1.0 - share) + self.decode(low as usize + 1, 0) * share
+    }
+
     /// The length of a prefill of `tokens` prompt tokens, with `running` sequences carried along.
     pub(super) fn prefill(&self, tokens: u32, running: usize) -> Seconds {
         let carried = match self.admission {

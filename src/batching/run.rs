@@ -46,7 +46,7 @@ pub struct Counters {
 
 impl Counters {
     fn count(&mut self, out: &Output) {
-        self.tokens += out.emissions.len() as u64;
+        self.tokens += out.tokens;
         for observation in &out.observations {
             match observation {
                 Observation::Forward { kind: Forward::Decode, took, .. } => {
@@ -89,7 +89,9 @@ impl Pool {
     /// Idle replicas, at least one. Noise, where the model has any, is drawn from `seed`.
     pub fn new(model: &ServerModel, replicas: Replicas, seed: u64) -> Pool {
         let n = u64::from(replicas.0.max(1));
-        let server = |replica| Server::with_noise(model.clone(), seed.wrapping_mul(n).wrapping_add(replica));
+        let server = |replica| {
+            Server::with_noise(model.clone(), seed.wrapping_mul(n).wrapping_add(replica)).only_ends()
+        };
         Pool {
             servers: (0..n).map(server).collect(),
             counters: vec![Counters::default(); n as usize],
@@ -115,6 +117,11 @@ impl Pool {
         &self.results
     }
 
+    /// Whether a request was accepted and has not ended.
+    pub fn is_in_flight(&self, id: u64) -> bool {
+        self.index.contains_key(&id)
+    }
+
     /// Moves every replica to `time`; how many requests ended on the way.
     pub fn advance(&mut self, time: Seconds) -> usize {
         (0..self.servers.len()).map(|replica| self.advance_one(replica, time)).sum()
@@ -126,8 +133,7 @@ impl Pool {
         let in_turn = (0..n).map(|i| (self.turn + i) % n);
         let chosen = in_turn.min_by_key(|replica| self.servers[*replica].in_flight()).unwrap_or(0);
         self.turn = (chosen + 1) % n;
-        self.out.emissions.clear();
-        self.out.observations.clear();
+        self.out.clear();
         if self.servers[chosen].submit(time, job, &mut self.out).is_ok() {
             self.index.insert(job.id, self.results.len());
         }
@@ -147,12 +153,11 @@ impl Pool {
         if server.next_event().is_some_and(|event| event > time) {
             return 0;
         }
-        self.out.emissions.clear();
-        self.out.observations.clear();
+        self.out.clear();
         server.advance(time, &mut self.out);
         self.counters[replica].count(&self.out);
         let mut ended = 0;
-        for emission in self.out.emissions.iter().filter(|emission| emission.index == 1 || emission.last) {
+        for emission in &self.out.emissions {
             let Some(result) = self.index.get(&emission.id).and_then(|at| self.results.get_mut(*at)) else {
                 continue;
             };

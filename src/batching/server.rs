@@ -99,10 +99,22 @@ pub enum Observation {
 /// What an advance of the clock brought about. Reuse it to save allocations.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// Tokens in the order of their times.
+    /// Tokens in the order of their times; of a server that tells only the ends, the first and the last
+    /// of each job.
     pub emissions: Vec<Emission>,
+    /// How many tokens there were.
+    pub tokens: u64,
     /// What metrics count.
     pub observations: Vec<Observation>,
+}
+
+impl Output {
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.emissions.clear();
+        self.observations.clear();
+        self.tokens = 0;
+    }
 }
 
 /// The router's gauges as they stand. `None`: not written yet.
@@ -124,11 +136,15 @@ struct Queued {
     cancelled: bool,
 }
 
+/// A sequence in the batch. Every round gives a token to each, so it has `rounds - began` of them, and
+/// nobody has to count for each sequence.
 #[derive(Debug, Clone, Copy)]
 struct Running {
     id: u64,
-    emitted: u32,
-    output_tokens: u32,
+    /// The round after which it has none yet.
+    began: u64,
+    /// The round that gives it its last.
+    ends: u64,
     input_tokens: u32,
     reserved: u32,
     arrived: Seconds,
@@ -161,6 +177,16 @@ pub struct Server {
     running: Vec<Running>,
     /// The last of `running`, as many, are being prefilled for the first time.
     joining: usize,
+    /// Rounds of emission so far.
+    rounds: u64,
+    /// The next round that gives anybody the last token.
+    next_end: u64,
+    /// KV tokens of the running sequences.
+    kv_tokens: u64,
+    /// Whether only first and last tokens are told.
+    only_ends: bool,
+    /// Whether any running sequence was cancelled.
+    any_cancelled: bool,
     reserved: u32,
     under_way: Option<UnderWay>,
     /// Decode steps since the last join, counted as the router does, from 1.
@@ -188,12 +214,23 @@ impl Server {
             queue: VecDeque::new(),
             running: Vec::new(),
             joining: 0,
+            rounds: 0,
+            next_end: u64::MAX,
+            kv_tokens: 0,
+            only_ends: false,
+            any_cancelled: false,
             reserved: 0,
             under_way: None,
             waiting_tokens: 0,
             live: 0,
             gauges: Gauges::default(),
         }
+    }
+
+    /// The same server, telling only the first and the last token of each job: much faster.
+    pub fn only_ends(mut self) -> Server {
+        self.only_ends = true;
+        self
     }
 
     /// Takes a job in at `now`, which must not lie before the last call's. An idle server starts on
@@ -220,6 +257,7 @@ impl Server {
     pub fn cancel(&mut self, id: u64) {
         let queued = self.queue.iter_mut().find(|q| q.job.id == id && !q.cancelled).map(|q| &mut q.cancelled);
         let running = self.running.iter_mut().find(|r| r.id == id && !r.cancelled).map(|r| &mut r.cancelled);
+        self.any_cancelled |= running.is_some();
         if let Some(cancelled) = queued.or(running) {
             *cancelled = true;
             self.live -= 1;
@@ -266,6 +304,7 @@ impl Server {
         self.live -= lost.len();
         self.running.clear();
         (self.joining, self.reserved, self.under_way) = (0, 0, None);
+        (self.next_end, self.kv_tokens, self.any_cancelled) = (u64::MAX, 0, false);
         self.set_batch_gauges(0);
         self.begin_batch(out);
         lost
@@ -283,6 +322,14 @@ impl Server {
             (Forward::Prefill, Admission::WaitingServed { .. }) => self.running.len() - self.joining,
             _ => 0,
         };
+        if first == 0 {
+            self.rounds += 1;
+        } else {
+            for joiner in &mut self.running[first..] {
+                (joiner.began, joiner.ends) = (joiner.began - 1, joiner.ends - 1);
+                self.next_end = self.next_end.min(joiner.ends);
+            }
+        }
         self.emit(first, out);
         self.joining = 0;
         if self.model.overhead > Seconds::ZERO {
@@ -294,14 +341,24 @@ impl Server {
 
     /// Gives a token to every running sequence from the `first` on, and filters those that ended.
     fn emit(&mut self, first: usize, out: &mut Output) {
-        let now = self.now;
-        for sequence in &mut self.running[first..] {
+        let (now, rounds) = (self.now, self.rounds);
+        let live = (self.running.len() - first) as u64;
+        self.kv_tokens += live;
+        let nobody_ends = rounds < self.next_end && !self.any_cancelled;
+        if self.only_ends && nobody_ends && self.joining == 0 {
+            out.tokens += live;
+            return;
+        }
+        for sequence in &self.running[first..] {
             if sequence.cancelled {
                 continue;
             }
-            sequence.emitted += 1;
-            let last = sequence.emitted == sequence.output_tokens;
-            out.emissions.push(Emission { time: now, id: sequence.id, index: sequence.emitted, last });
+            out.tokens += 1;
+            let index = (rounds - sequence.began) as u32;
+            let last = rounds == sequence.ends;
+            if !self.only_ends || index == 1 || last {
+                out.emissions.push(Emission { time: now, id: sequence.id, index, last });
+            }
             if last {
                 out.observations.push(Observation::Finished {
                     id: sequence.id,
@@ -310,16 +367,24 @@ impl Server {
                 });
             }
         }
-        let (mut reserved, mut live) = (self.reserved, self.live);
+        if nobody_ends {
+            return;
+        }
+        let (mut reserved, mut live, mut kv_tokens) = (self.reserved, self.live, self.kv_tokens);
+        let mut next_end = u64::MAX;
         self.running.retain(|sequence| {
-            let ended = sequence.emitted == sequence.output_tokens;
+            let ended = rounds == sequence.ends;
             if ended || sequence.cancelled {
                 reserved -= sequence.reserved;
                 live -= usize::from(ended && !sequence.cancelled);
+                kv_tokens -= u64::from(sequence.input_tokens) + (rounds - sequence.began);
+                return false;
             }
-            !(ended || sequence.cancelled)
+            next_end = next_end.min(sequence.ends);
+            true
         });
-        (self.reserved, self.live) = (reserved, live);
+        (self.reserved, self.live, self.kv_tokens) = (reserved, live, kv_tokens);
+        (self.next_end, self.any_cancelled) = (next_end, false);
     }
 
     /// The top of the router's loop: joins what may join, else decodes. After a join it decodes
@@ -347,12 +412,7 @@ impl Server {
 
     fn decode(&mut self) {
         self.waiting_tokens += 1;
-        let kv_tokens = if self.model.deviations.per_kv_token == Seconds::ZERO {
-            0
-        } else {
-            self.running.iter().map(|sequence| u64::from(sequence.input_tokens + sequence.emitted)).sum()
-        };
-        let length = self.model.decode(self.running.len(), kv_tokens);
+        let length = self.model.decode(self.running.len(), self.kv_tokens);
         self.start_forward(Forward::Decode, false, length);
     }
 
@@ -448,11 +508,15 @@ impl Server {
         }
         let taken = if requests >= least { requests } else { 0 };
         for queued in self.queue.drain(..taken) {
+            let tokens = queued.job.output_tokens.clamp(1, queued.job.declared_output.max(1));
+            let ends = self.rounds + u64::from(tokens);
+            self.next_end = self.next_end.min(ends);
+            self.kv_tokens += u64::from(queued.job.input_tokens);
             self.running.push(Running {
                 id: queued.job.id,
-                emitted: 0,
+                began: self.rounds,
+                ends,
                 input_tokens: queued.job.input_tokens,
-                output_tokens: queued.job.output_tokens.clamp(1, queued.job.declared_output.max(1)),
                 reserved: ServerModel::reservation(queued.job.input_tokens, queued.job.declared_output),
                 arrived: queued.arrived,
                 batched: self.now,

@@ -83,6 +83,8 @@ pub enum Command {
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
+    /// How far a calibration can be trusted: many simulated ones against known truth
+    Study(StudyArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write one for each command
@@ -213,6 +215,34 @@ pub struct SimArgs {
     /// List the presets and stop
     #[arg(long)]
     pub list: bool,
+}
+
+/// Arguments of `study`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  calibrate study --quick
+      Twelve servers that are like the model or unlike it, in under a minute
+  calibrate study --seeds 34 --json
+      The table of the README
+  calibrate study --server-model server.yaml --production-replicas 8
+      A server like yours: its costs, its sizes, its limits; `calibrate study --example` prints such a file")]
+pub struct StudyArgs {
+    /// Few calibrations of each server
+    #[arg(long)]
+    pub quick: bool,
+    /// Calibrations of each server [default: 20, with --quick 3]
+    #[arg(long, value_name = "N", conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub seeds: Option<u64>,
+    /// A server instead of those that are built in
+    #[arg(long, value_name = "FILE")]
+    pub server_model: Option<PathBuf>,
+    /// Replicas to predict for, besides those that are measured
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub production_replicas: u32,
+    /// Print a server as --server-model reads it, and stop
+    #[arg(long)]
+    pub example: bool,
 }
 
 #[cfg(test)]

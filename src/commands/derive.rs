@@ -6,10 +6,11 @@ use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance};
 use crate::measurement::{Sample, Series};
+use crate::plan::RequestSource;
 use crate::recommend::{Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
-use crate::scenario::{ClusterSettings, Scenario, Settings};
+use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
 use crate::units::Replicas;
 use anyhow::Context;
 use std::path::Path;
@@ -58,7 +59,7 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         gaps: &run.gaps,
         replicas: Replicas(scenario.replicas),
     };
-    let analysis = analyze(&measured, &scenario.slos, &known(run, scenario));
+    let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
@@ -75,19 +76,25 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, left_out })
 }
 
-/// What is known of the server from elsewhere than its metrics.
-fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
-    let said = |field: &str| {
-        let number = run.info.target.info.as_ref()?.get(field)?.as_u64()?;
-        u32::try_from(number).ok()
-    };
+/// Requests that are drawn to know how large they are on average.
+const DRAWN: usize = 20_000;
+
+/// What is known of server and load from elsewhere than the metrics. `info` is the answer of `/info`.
+pub(super) fn known(info: Option<&serde_json::Value>, scenario: &Scenario) -> Known {
+    let said = |field: &str| u32::try_from(info?.get(field)?.as_u64()?).ok();
     let default = Known::default();
+    // Datasets and traces may not be there any more when a run is looked at again.
+    let drawn = scenario.dataset.is_none() && !matches!(scenario.ramp, RampSpec::Trace { .. });
+    let source = RequestSource::Specs(scenario.input_tokens, scenario.output_tokens);
+    let mut sampler = source.sampler(scenario.seed, u32::MAX);
+    let drawn = (0..if drawn { DRAWN } else { 0 }).map(|_| sampler.sample());
     Known {
         declared_output: scenario.max_new_tokens,
         max_concurrent_requests: said("max_concurrent_requests").unwrap_or(default.max_concurrent_requests),
         max_prefill_tokens: said("max_batch_prefill_tokens").unwrap_or(default.max_prefill_tokens),
-        planned: Vec::new(),
-        production: Replicas(scenario.replicas),
+        token_budget: said("max_batch_total_tokens"),
+        planned: drawn.filter_map(|request| Some((request.input?, request.output.max(1)))).collect(),
+        production: Replicas(scenario.production_replicas),
     }
 }
 

@@ -11,6 +11,7 @@ mod recommend;
 mod report;
 mod run;
 mod sim;
+mod study;
 
 use crate::cli::console::Console;
 use crate::cli::{Cli, Command, Exit, Failure};
@@ -29,6 +30,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
+        Command::Study(arguments) => study::study(&arguments, console),
         Command::Completions(arguments) => Ok(help::completions(&arguments, console)),
         Command::Man(arguments) => help::man(&arguments, console),
     }

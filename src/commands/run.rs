@@ -13,11 +13,11 @@ use super::derive;
 use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::drive::{StepDriven, StopLevel};
-use crate::measurement::{Event, Load};
-use crate::plan::{Next, Plan, Step, StepResult};
+use crate::measurement::Event;
+use crate::plan::{Next, Plan, Step};
 use crate::record::RunState;
 use crate::scenario::Scenario;
-use crate::units::Seconds;
+use crate::units::{Replicas, Seconds};
 pub(crate) use live::Live;
 
 use anyhow::anyhow;
@@ -86,8 +86,11 @@ async fn measure(
         }
     };
     let trace = setup.schedule.trace.as_deref();
-    let mut plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.single_latency, trace);
-    let last = earlier.and_then(|earlier| plan.resume(&earlier.driven, earlier.next_step));
+    let replicas = Replicas(scenario.replicas);
+    let mut plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.single_latency, replicas, trace);
+    if let Some(earlier) = earlier {
+        plan.resume(earlier.driven, earlier.next_step);
+    }
     let mut driver = Driver {
         deadline: scenario.max_duration.map(|most| setup.clock.now() + most),
         progress: console.progress(),
@@ -96,7 +99,7 @@ async fn measure(
         setup: &setup,
         stop: &stop,
     };
-    let ended = driver.drive_all(last).await;
+    let ended = driver.drive_all().await;
     driver.progress.finish();
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
@@ -126,12 +129,12 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    /// Drives the plan to its end, from the result of the last step on that an earlier session drove.
-    async fn drive_all(&mut self, mut last: Option<StepResult>) -> Ended {
+    /// Drives the plan to its end.
+    async fn drive_all(&mut self) -> Ended {
         let live = Arc::clone(&self.setup.live);
         let mut current = None;
         loop {
-            let step = match self.plan.next(last) {
+            let step = match self.plan.next() {
                 Next::Done(reason) => {
                     self.decide(reason);
                     break;
@@ -158,7 +161,7 @@ impl Driver<'_> {
                     // the next step.
                     self.setup.engine.cut_off().await;
                 }
-                last = self.result(step);
+                self.learn().await;
             }
         }
         self.setup.engine.close_loop();
@@ -234,9 +237,13 @@ impl Driver<'_> {
         self.setup.live.record_event(Event::Decision { time, reason });
     }
 
-    fn result(&self, step: Step) -> Option<StepResult> {
-        let Load::Rate(rate) = step.load else { return None };
-        let analysis = self.setup.live.judge_last_step(&self.scenario.slos)?;
-        Some(StepResult { rate, holds: analysis.holds() })
+    /// Tells the plan how the last step came out.
+    async fn learn(&mut self) {
+        let (live, known) = (Arc::clone(&self.setup.live), self.setup.known.clone());
+        let slos = self.scenario.slos.clone();
+        let judged = tokio::task::spawn_blocking(move || live.judge_last_step(&slos, &known)).await;
+        if let Ok(Some(result)) = judged {
+            self.plan.learn(result);
+        }
     }
 }

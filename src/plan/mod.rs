@@ -8,6 +8,7 @@ mod dataset;
 mod json_lines;
 mod requests;
 mod schedule;
+mod search;
 mod source;
 mod steps;
 mod trace;
@@ -18,7 +19,7 @@ pub use dataset::{Dataset, DatasetRow, read_dataset};
 pub use requests::{PlannedRequest, RequestSampler, RequestSize, RequestSource, requests_of};
 pub use schedule::{Schedule, StepWork};
 pub use source::{DatasetError, Place};
-pub use steps::{Next, Plan, Step, StepResult};
+pub use steps::{Guide, Next, Plan, Step, StepResult};
 pub use trace::{Trace, TraceArrival, read_trace};
 
 use rand::SeedableRng;

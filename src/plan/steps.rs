@@ -1,8 +1,9 @@
 //! Which load comes next: a fixed list of steps, or an adaptive search for the SLO's limit.
 
 use super::Trace;
+use super::search::Search;
 use crate::scenario::RampSpec;
-use crate::units::{Load, Rate, Seconds};
+use crate::units::{Load, Rate, Replicas, Seconds};
 
 /// One step to drive.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,8 +28,21 @@ pub struct Step {
 pub struct StepResult {
     /// The rate it offered.
     pub rate: Rate,
+    /// Its length.
+    pub length: Seconds,
     /// Whether every SLO held.
     pub holds: bool,
+    /// What all steps so far say of the capacity, where the server shows enough of itself.
+    pub guide: Option<Guide>,
+}
+
+/// The capacity by the server's own counters, for a search to go by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guide {
+    /// Requests per second, all replicas together, at which the first SLO breaks.
+    pub capacity: Rate,
+    /// How far the steps lie from one common server, as a share of the length of a decode.
+    pub drift: f64,
 }
 
 /// What to do next.
@@ -49,6 +63,8 @@ pub struct Plan {
     /// Whether the next step meets a server without load in the middle of a plan.
     resumed: bool,
     kind: Kind,
+    /// How the steps so far came out, where the next one depends on it.
+    driven: Vec<StepResult>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,16 +86,17 @@ const TRACE_STRETCH: Seconds = Seconds(30.0);
 
 impl Plan {
     /// A plan for `ramp`. `single_latency` is the end-to-end latency of one request alone; the
-    /// adaptive search takes its first rate and the length of its steps from it. `trace` is the
-    /// trace of a `trace:` ramp, at the speed of its replay.
+    /// adaptive search takes its first rate for `replicas` and the length of its steps from it. `trace` is
+    /// the trace of a `trace:` ramp, at the speed of its replay.
     pub fn new(
         ramp: &RampSpec,
         warm_up: Option<Seconds>,
         single_latency: Seconds,
+        replicas: Replicas,
         trace: Option<&Trace>,
     ) -> Plan {
         let kind = match ramp {
-            RampSpec::Adaptive => Kind::Adaptive(Search::new(single_latency)),
+            RampSpec::Adaptive => Kind::Adaptive(Search::new(single_latency, replicas)),
             RampSpec::Rate { rates, hold } => {
                 Kind::Fixed(rates.iter().map(|rate| (Load::Rate(*rate), *hold)).collect())
             }
@@ -89,7 +106,7 @@ impl Plan {
             RampSpec::Linear { from, to, length } => Kind::Continuous(stretches(*from, *to, *length)),
             RampSpec::Trace { .. } => Kind::Continuous(trace.map(stretches_of_trace).unwrap_or_default()),
         };
-        Plan { warm_up, index: 0, place: 0, resumed: false, kind }
+        Plan { warm_up, index: 0, place: 0, resumed: false, kind, driven: Vec::new() }
     }
 
     /// Whether the next step depends on how the last one came out, so that its requests must have
@@ -115,28 +132,35 @@ impl Plan {
         self.fixed().map(<[_]>::len)
     }
 
-    /// Goes on after steps that were driven to their end in an earlier session, with their results in
-    /// order. The next step is recorded as number `next_index`. Gives the result to go on from.
-    pub fn resume(&mut self, driven: &[StepResult], next_index: u32) -> Option<StepResult> {
-        let mut last = None;
-        for result in driven {
-            self.next(last);
-            last = Some(*result);
-        }
-        self.index = next_index;
-        self.resumed = self.place > 0;
-        last
+    /// Whether the step that was given last is the longer one at the end of a search, which shows what
+    /// clients get at the load that the search arrived at.
+    pub fn verifies(&self) -> bool {
+        matches!(&self.kind, Kind::Adaptive(search) if search.verifies(&self.driven))
     }
 
-    /// The next step, given how the last one came out (`None` before the first).
-    pub fn next(&mut self, last: Option<StepResult>) -> Next {
+    /// Goes on after steps that were driven to their end in an earlier session, with their results in
+    /// order. The next step is recorded as number `next_index`.
+    pub fn resume(&mut self, driven: Vec<StepResult>, next_index: u32) {
+        self.place = driven.len() as u32;
+        self.driven = driven;
+        self.index = next_index;
+        self.resumed = self.place > 0;
+    }
+
+    /// Takes in how the last step came out.
+    pub fn learn(&mut self, result: StepResult) {
+        self.driven.push(result);
+    }
+
+    /// The next step.
+    pub fn next(&mut self) -> Next {
         let place = self.place as usize;
         let (load, length, reason) = match &mut self.kind {
             Kind::Fixed(steps) | Kind::Continuous(steps) => match steps.get(place) {
                 Some((load, length)) => (*load, *length, None),
                 None => return Next::Done("every step of the ramp was driven".to_owned()),
             },
-            Kind::Adaptive(search) => match search.next(last) {
+            Kind::Adaptive(search) => match search.next(&self.driven) {
                 Ok((rate, length, reason)) => (Load::Rate(rate), length, Some(reason)),
                 Err(reason) => return Next::Done(reason),
             },
@@ -183,88 +207,6 @@ fn stretches_of_trace(trace: &Trace) -> Vec<(Load, Seconds)> {
             (Load::Trace(Rate(rate)), Seconds(to - from))
         })
         .collect()
-}
-
-/// Doubles the rate until a step fails, halves it if the first fails, then refines the octave
-/// between the last rate that held and the first that failed by rising through its fifths.
-#[derive(Debug, Clone)]
-struct Search {
-    single_latency: Seconds,
-    first: f64,
-    lower: Option<f64>,
-    upper: Option<f64>,
-    refining: Option<(f64, f64, u32)>,
-    steps: u32,
-}
-
-/// Interior points of the octave that are tried.
-const REFINEMENTS: u32 = 4;
-/// No more steps than this: 2^20 times the first rate is no LLM server.
-const MOST_STEPS: u32 = 26;
-/// The lowest rate tried, as a share of the first.
-const LEAST_SHARE: f64 = 1.0 / 64.0;
-
-impl Search {
-    fn new(single_latency: Seconds) -> Search {
-        let latency = if single_latency.0 > 0.0 { single_latency.0 } else { 1.0 };
-        // One request at a time gives 1/latency; batching gives several times that.
-        let raw = (1.0 / latency).clamp(0.02, 100.0);
-        let scale = 10_f64.powf(raw.log10().floor());
-        let first = (raw / scale).round() * scale;
-        Search { single_latency, first, lower: None, upper: None, refining: None, steps: 0 }
-    }
-
-    fn next(&mut self, last: Option<StepResult>) -> Result<(Rate, Seconds, String), String> {
-        if let Some(last) = last {
-            let side = if last.holds { &mut self.lower } else { &mut self.upper };
-            *side = Some(last.rate.0);
-        }
-        self.steps += 1;
-        if self.steps > MOST_STEPS {
-            return Err(format!("stopped after {MOST_STEPS} steps without finding the limit"));
-        }
-        match (self.lower, self.upper) {
-            (None, None) => Ok((
-                Rate(self.first),
-                self.length(self.first, 1.0),
-                "first step: about one request at a time".to_owned(),
-            )),
-            (Some(lower), None) => {
-                let rate = lower * 2.0;
-                Ok((Rate(rate), self.length(rate, 1.0), format!("{} holds the SLO: doubling", Rate(lower))))
-            }
-            (None, Some(upper)) => {
-                let rate = upper / 2.0;
-                if rate < self.first * LEAST_SHARE {
-                    return Err(format!("the SLO fails even at {}", Rate(upper)));
-                }
-                Ok((Rate(rate), self.length(rate, 1.0), format!("{} fails the SLO: halving", Rate(upper))))
-            }
-            (Some(lower), Some(upper)) => self.refine(lower, upper, last.is_some_and(|last| last.holds)),
-        }
-    }
-
-    fn refine(&mut self, lower: f64, upper: f64, last_held: bool) -> Result<(Rate, Seconds, String), String> {
-        let (low, high, tried) = match self.refining {
-            None => (lower, upper, 0),
-            Some((_, _, tried)) if !last_held || tried == REFINEMENTS => {
-                return Err(format!("the SLO breaks between {} and {}", Rate(lower), Rate(upper)));
-            }
-            Some(state) => state,
-        };
-        self.refining = Some((low, high, tried + 1));
-        let rate = low + (high - low) * f64::from(tried + 1) / f64::from(REFINEMENTS + 1);
-        let rate = (rate * 1000.0).round() / 1000.0;
-        let reason = format!("the limit lies between {} and {}: refining", Rate(lower), Rate(upper));
-        Ok((Rate(rate), self.length(rate, 2.0), reason))
-    }
-
-    /// Long against one request and with enough requests for a percentile, times `weight`.
-    fn length(&self, rate: f64, weight: f64) -> Seconds {
-        let by_latency = self.single_latency.0 * 6.0;
-        let by_count = 40.0 / rate;
-        Seconds((by_latency.max(by_count).clamp(8.0, 120.0) * weight).round())
-    }
 }
 
 #[cfg(test)]

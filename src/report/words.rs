@@ -36,18 +36,16 @@ pub(super) fn capacity(capacity: &Capacity) -> String {
 pub(super) fn prediction(input: &ReportInput) -> Option<String> {
     let prediction = input.analysis.prediction.as_ref().ok()?;
     let limit = match prediction.token_budget {
-        Some(tokens) => {
-            format!("about {tokens} KV tokens, {} if they were no limit", prediction.without_limit)
-        }
+        Some(tokens) => format!("about {tokens} KV tokens"),
         None => "no KV limit seen".to_owned(),
     };
-    let changed = if prediction.drift > DRIFT { ": it changed during the run" } else { "" };
+    let changed = if prediction.drift.most() > DRIFT { ": it changed during the run" } else { "" };
     Some(format!(
-        "{} for one replica alone, by its own counters ({} scrapes, {limit}; decode times of the steps within {:.1} % \
+        "{} per replica by its own counters ({} scrapes, {limit}; decode times of the steps within {:.1} % \
          of the fit{changed})",
         prediction.capacity,
         prediction.cost.n,
-        prediction.drift * 100.0
+        prediction.drift.most() * 100.0
     ))
 }
 

@@ -146,6 +146,20 @@ settings! {
     /// Tolerance of the HPA controller, as a fraction of 1 [default: 0.1]
     #[arg(long, value_name = "FRACTION", help_heading = "Judgement")]
     tolerance: f64,
+    /// Delay of the metric on its way to the HPA: half a scrape, ingestion, adapter [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Judgement")]
+    #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
+    lag: Seconds,
+    /// Time from the decision to scale up until the new replica serves [default: 120s]
+    #[arg(long, value_name = "TIME", help_heading = "Judgement")]
+    #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
+    startup: Seconds,
+    /// Growth of the load that must be survived, as a fraction per minute [default: 0.1]
+    #[arg(long, value_name = "FRACTION", help_heading = "Judgement")]
+    growth: f64,
+    /// Replicas that share the load in production [default: as many as are measured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Judgement")]
+    production_replicas: u32,
     /// Directory of the run [default: reports/<UTC time>-<name>]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     out: PathBuf,
@@ -225,6 +239,14 @@ pub struct Scenario {
     pub gpus_per_replica: u32,
     /// HPA tolerance.
     pub tolerance: f64,
+    /// Delay of the metric on its way to the HPA.
+    pub lag: Seconds,
+    /// Start-up time of a replica.
+    pub startup: Seconds,
+    /// Growth of the load to allow for, as a fraction per minute.
+    pub growth: f64,
+    /// Replicas that share the load in production.
+    pub production_replicas: u32,
     /// Directory of the run; `None`: named by time.
     pub out: Option<PathBuf>,
     /// Names for the manifests.
@@ -253,6 +275,9 @@ impl Settings {
             i_own_this_target: Some(false),
             gpus_per_replica: Some(1),
             tolerance: Some(0.1),
+            lag: Some(Seconds(30.0)),
+            startup: Some(Seconds(120.0)),
+            growth: Some(0.1),
             ..Settings::default()
         }
     }
@@ -307,6 +332,10 @@ impl Settings {
             replicas,
             gpus_per_replica: all.gpus_per_replica.ok_or_else(|| missing("gpus-per-replica"))?,
             tolerance: all.tolerance.ok_or_else(|| missing("tolerance"))?,
+            lag: all.lag.ok_or_else(|| missing("lag"))?,
+            startup: all.startup.ok_or_else(|| missing("startup"))?,
+            growth: all.growth.ok_or_else(|| missing("growth"))?,
+            production_replicas: all.production_replicas.unwrap_or(replicas),
             out: all.out,
             cluster: all.cluster,
             settings,
@@ -435,6 +464,12 @@ impl Settings {
         }
         if self.tolerance.is_some_and(|t| !(0.0..1.0).contains(&t)) {
             return fail("tolerance", "must be at least 0 and below 1", "10 % is written 0.1");
+        }
+        if self.growth.is_some_and(|growth| !(0.0..=10.0).contains(&growth)) {
+            return fail("growth", "must be from 0 to 10", "10 % a minute is written 0.1");
+        }
+        if self.lag.into_iter().chain(self.startup).any(|time| time.0 > 3600.0) {
+            return fail("lag", "or startup is above an hour", "write seconds as 30s, minutes as 2m");
         }
         let name_ok = |name: &String| {
             !name.is_empty()

@@ -24,6 +24,17 @@ pub enum SizeSpec {
 /// The largest number of tokens a size may name.
 const MAX_TOKENS: u32 = 10_000_000;
 
+impl SizeSpec {
+    /// The mean, tokens.
+    pub fn mean(&self) -> f64 {
+        match self {
+            SizeSpec::Fixed(tokens) => f64::from(*tokens),
+            SizeSpec::Uniform(low, high) => f64::midpoint(f64::from(*low), f64::from(*high)),
+            SizeSpec::Lognormal { mean, .. } => *mean,
+        }
+    }
+}
+
 const FORMS: &str = "fixed:200, uniform:50-400 or lognormal:mean=256,sd=180";
 
 impl FromStr for SizeSpec {

@@ -169,6 +169,13 @@ impl fmt::Display for Milli {
 #[serde(transparent)]
 pub struct Replicas(pub u32);
 
+impl Default for Replicas {
+    /// One.
+    fn default() -> Replicas {
+        Replicas(1)
+    }
+}
+
 impl fmt::Display for Replicas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, if self.0 == 1 { "replica" } else { "replicas" })

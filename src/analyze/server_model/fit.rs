@@ -35,13 +35,15 @@ pub struct Interval {
     pub joins: f64,
     /// Token events.
     pub tokens: f64,
-    /// Prompt tokens of requests whose first token came, by the client's count.
+    /// Prompt tokens of requests whose first token came, by the client's count: those of all replicas.
     pub input_tokens: f64,
     /// Whether the batch was never seen empty.
     pub busy: bool,
+    /// The batch gauge at both scrapes.
+    pub ends: Option<(f64, f64)>,
 }
 
-/// What forwards cost.
+/// What forwards cost, on a straight line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ForwardCost {
     /// Fixed part of a decode forward.
@@ -70,52 +72,79 @@ impl Interval {
     }
 }
 
-/// Fits the costs to intervals by weighted least squares. `None` where they do not determine them:
-/// too few, or all at one load.
-pub fn fit(intervals: &[Interval], admission: &Admission) -> Option<ForwardCost> {
+/// Fits the costs to intervals by weighted least squares. A round holds the intervals of replicas at the
+/// same moment, which share their prompts: nobody knows which replica was given which, but all of them
+/// together were given all. `None` where they do not determine the costs: too few, or all at one load.
+pub fn fit<'a>(
+    rounds: impl IntoIterator<Item = &'a [Interval]>,
+    admission: &Admission,
+) -> Option<ForwardCost> {
     let chunking = matches!(admission, Admission::Chunking);
     let mut normal = Normal::default();
     let (mut n, mut decodes, mut prefills) = (0, 0.0, 0.0);
-    for interval in intervals {
-        let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
-        let carried = if chunking { batch * interval.prefills } else { 0.0 };
-        n += 1;
-        decodes += interval.decodes;
-        prefills += interval.prefills;
-        // The scatter of a sum grows with the number of its terms.
-        let row = [interval.decodes, batch * interval.decodes, 0.0, 0.0];
-        normal.add(row, interval.decode_seconds, 1.0 / interval.decodes.max(1.0));
-        let row = [0.0, carried, interval.prefills, interval.input_tokens];
-        normal.add(row, interval.prefill_seconds, 1.0 / interval.prefills.max(1.0));
+    let (mut idle, mut between) = (0.0, 0.0);
+    for round in rounds {
+        // Of all replicas: what prefills carried along, their number, their tokens and their seconds.
+        let (mut carried, mut count, mut tokens, mut seconds) = (0.0, 0.0, 0.0, 0.0);
+        for interval in round {
+            if interval.busy {
+                idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
+                between += interval.decodes + interval.prefills;
+            }
+            tokens += interval.input_tokens / round.len() as f64;
+            let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
+            n += 1;
+            decodes += interval.decodes;
+            // The scatter of a sum grows with the number of its terms.
+            let row = [interval.decodes, batch * interval.decodes, 0.0, 0.0];
+            normal.add(row, interval.decode_seconds, 1.0 / interval.decodes.max(1.0));
+            carried += if chunking { batch * interval.prefills } else { 0.0 };
+            count += interval.prefills;
+            seconds += interval.prefill_seconds;
+        }
+        prefills += count;
+        normal.add([0.0, carried, count, tokens], seconds, 1.0 / count.max(1.0));
     }
     if n < LEAST_INTERVALS || decodes < LEAST_FORWARDS || prefills < LEAST_FORWARDS {
         return None;
     }
-    let [decode_base, decode_per_sequence, prefill_base, prefill_per_token] = normal.solve()?.map(Seconds);
-    let sane = decode_base.0 > 0.0 && decode_per_sequence.0 >= 0.0 && prefill_per_token.0 >= 0.0;
+    let mut found = normal.solve()?;
+    if found[3] < 0.0 {
+        // Prompts of nearly one length: what their tokens cost cannot be told from what a prefill costs.
+        found = normal.without_last().solve()?;
+    }
+    let [decode_base, decode_per_sequence, prefill_base, prefill_per_token] = found.map(Seconds);
+    let sane = decode_base.0 > 0.0 && decode_per_sequence.0 >= 0.0;
     sane.then_some(ForwardCost {
         decode_base,
         decode_per_sequence,
         prefill_base: prefill_base.max(Seconds::ZERO),
         prefill_per_token,
-        overhead: overhead(intervals),
+        // From stretches in which the batch was never empty; without one it is taken for nothing.
+        overhead: Seconds(if between > 0.0 { (idle / between).max(0.0) } else { 0.0 }),
         n,
     })
 }
 
-/// The time between two forwards, from stretches in which the batch was never empty; none is zero.
-fn overhead(intervals: &[Interval]) -> Seconds {
-    let busy = intervals.iter().filter(|interval| interval.busy);
-    let (mut idle, mut forwards) = (0.0, 0.0);
-    for interval in busy {
-        idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
-        forwards += interval.decodes + interval.prefills;
+/// What a prefill costs with a cost of its own for each sequence that it carries along: base, per token, per
+/// sequence. `None` where the rounds do not determine them.
+pub(super) fn fit_prefill<'a>(rounds: impl IntoIterator<Item = &'a [Interval]>) -> Option<[Seconds; 3]> {
+    let mut matrix = vec![vec![0.0; 4]; 3];
+    for round in rounds {
+        let sum = |of: &dyn Fn(&Interval) -> f64| round.iter().map(of).sum::<f64>();
+        let count = sum(&|i| i.prefills);
+        let carried = sum(&|i| i.mean_batch(true).unwrap_or(0.0) * i.prefills);
+        let terms = [count, sum(&|i| i.input_tokens) / round.len() as f64, carried, sum(&|i| i.prefill_seconds)];
+        for (row, a) in matrix.iter_mut().zip(terms) {
+            row.iter_mut().zip(terms).for_each(|(cell, b)| *cell += a * b / count.max(1.0));
+        }
     }
-    Seconds(if forwards > 0.0 { (idle / forwards).max(0.0) } else { 0.0 })
+    let found = super::shape::eliminate(matrix)?;
+    found.iter().all(|cost| *cost >= 0.0).then(|| [0, 1, 2].map(|i| Seconds(found[i])))
 }
 
 /// The normal equations of a weighted least-squares fit of four unknowns.
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Normal {
     matrix: [[f64; 4]; 4],
     right: [f64; 4],
@@ -129,6 +158,15 @@ impl Normal {
             }
             self.right[i] += weight * a * value;
         }
+    }
+
+    /// The same with the last unknown held at nothing.
+    fn without_last(mut self) -> Normal {
+        for i in 0..3 {
+            (self.matrix[i][3], self.matrix[3][i]) = (0.0, 0.0);
+        }
+        (self.matrix[3][3], self.right[3]) = (1.0, 0.0);
+        self
     }
 
     /// Gaussian elimination with pivoting. `None` where the equations do not determine the unknowns.
@@ -202,6 +240,7 @@ mod tests {
             tokens: batch * (decodes + carried) + joins,
             input_tokens: input,
             busy: true,
+            ends: None,
         }
     }
 
@@ -228,7 +267,7 @@ mod tests {
             } else {
                 Admission::WaitingServed { ratio: 0.3, max_waiting_tokens: 20 }
             };
-            let found = fit(&intervals, &admission).unwrap();
+            let found = fit(intervals.chunks(1), &admission).unwrap();
             let near = |x: Seconds, y: Seconds| (x.0 - y.0).abs() < 1e-6 * y.0.abs() + 1e-9;
             prop_assert!(near(found.decode_base, cost.decode_base), "{found:?}");
             prop_assert!(near(found.decode_per_sequence, cost.decode_per_sequence), "{found:?}");
@@ -249,10 +288,10 @@ mod tests {
             n: 0,
         };
         let same = vec![interval(&cost, 5.0, 20.0, 4.0, 800.0, true); 50];
-        assert_eq!(fit(&same, &Admission::Chunking), None);
+        assert_eq!(fit(same.chunks(1), &Admission::Chunking), None);
         let few: Vec<Interval> =
             (1..5).map(|i| interval(&cost, f64::from(i), 20.0, 4.0, 700.0 + f64::from(i), true)).collect();
-        assert_eq!(fit(&few, &Admission::Chunking), None);
-        assert_eq!(fit(&[], &Admission::Chunking), None);
+        assert_eq!(fit(few.chunks(1), &Admission::Chunking), None);
+        assert_eq!(fit([], &Admission::Chunking), None);
     }
 }

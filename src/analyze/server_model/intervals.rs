@@ -41,6 +41,7 @@ pub fn intervals(samples: &[&Sample], requests: &[&RequestOutcome]) -> Vec<Inter
             tokens: rise(Series::TokenEvents)?,
             input_tokens: firsts[range].iter().map(|first| first.1).sum(),
             busy,
+            ends: pair[0].get(Series::BatchSize).zip(pair[1].get(Series::BatchSize)),
         })
     };
     samples.windows(2).filter_map(between).collect()

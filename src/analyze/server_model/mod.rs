@@ -1,23 +1,28 @@
 //! The server as its own counters show it: what its forwards cost, and from that, played through the
-//! room `batching`, the load at which the SLO breaks. A second opinion on the capacity that the
-//! steps show, from other data and by another way.
+//! room `batching`, the load at which the SLO breaks. A few minutes of counters tell the capacity more
+//! exactly than an hour of client latencies, since the means of counters hardly scatter.
 
+mod drift;
 mod fit;
 mod intervals;
-mod predict;
+mod play;
+mod shape;
+mod uncertainty;
 
+pub use drift::{Change, Drift};
 pub use fit::{ForwardCost, Interval, fit};
 pub use intervals::{admission, intervals, token_budget};
-pub use predict::{Workload, capacity, judge_load};
+pub use play::{Played, Workload, capacity, play};
+pub use shape::{StepTime, step_time};
+pub use uncertainty::{Share, Uncertainty};
 
-use super::{Measured, steps};
+use super::{Curve, Measured, Origin, gauges, steps};
 use crate::batching::{Admission, Deviations, ServerModel};
-use crate::measurement::{RequestOutcome, Sample};
-use crate::units::{Rate, Replicas, Slo, SloMetric};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Exp1};
+use super::gauges::Track;
+use crate::measurement::{RequestOutcome, Sample, StepMark};
+use crate::units::{Rate, Replicas, Seconds, Slo, SloMetric};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// What is known of a server from elsewhere than its counters.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +33,10 @@ pub struct Known {
     pub max_concurrent_requests: u32,
     /// Prompt tokens in one prefill (`max_batch_prefill_tokens`).
     pub max_prefill_tokens: u32,
-    /// Prompt and output tokens of many requests as they are drawn. Empty: not known.
+    /// KV tokens that may be reserved (`max_batch_total_tokens`). `None`: it does not say.
+    pub token_budget: Option<u32>,
+    /// Prompt and output tokens of many requests as they are drawn. Empty: not known, and those that were
+    /// measured stand for them.
     pub planned: Vec<(u32, u32)>,
     /// Replicas that will share the load in production.
     pub production: Replicas,
@@ -41,28 +49,112 @@ impl Default for Known {
             declared_output: None,
             max_concurrent_requests: 128,
             max_prefill_tokens: 4096,
+            token_budget: None,
             planned: Vec::new(),
             production: Replicas(1),
         }
     }
 }
 
-/// The load that one replica alone carries, by its own counters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// The server as the counters of a run show it; nothing is played yet.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// A server of the fitted costs and limits.
+    pub model: ServerModel,
+    /// Its costs on a straight line.
+    pub cost: ForwardCost,
+    /// KV tokens that requests can reserve: as the server says, or as seen. `None`: that limit was never
+    /// reached.
+    pub token_budget: Option<u32>,
+    /// How steady the server was.
+    pub drift: Drift,
+    /// What the costs rest on, brought to the level that the server had last, in rounds.
+    rounds: Vec<Vec<Interval>>,
+}
+
+/// The load that each replica carries within the SLO, by the server's own counters.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
-    /// Requests per second at which the first SLO breaks.
+    /// Requests per second and replica at which the first SLO breaks, with `production` replicas.
     pub capacity: Rate,
-    /// The same without a limit of KV tokens, since that limit is known only roughly.
-    pub without_limit: Rate,
-    /// What forwards cost.
+    /// Lower end of its 90 % interval.
+    pub low: Rate,
+    /// Upper end of its 90 % interval.
+    pub high: Rate,
+    /// What the interval is made of.
+    pub uncertainty: Uncertainty,
+    /// Replicas that share the load.
+    pub production: Replicas,
+    /// The SLO that breaks first.
+    pub limited_by: Slo,
+    /// What forwards cost, on a straight line.
     pub cost: ForwardCost,
     /// Whether requests join a running batch at every step.
     pub chunking: bool,
     /// KV tokens that requests can reserve. `None`: that limit was never seen, so the capacity is one
     /// without it.
     pub token_budget: Option<u32>,
-    /// How far the mean decode time of a step lies from the fit, at most, as a share: a server that
-    /// changes during the run.
+    /// How steady the server was.
+    pub drift: Drift,
+    /// The largest batch that requests like these fit into, where a limit is known.
+    pub batch_cap: Option<f64>,
+    /// Asymptotic rate of a replica, 1 / (p' + (L - 1) b), and half-saturation concurrency
+    /// K = (L - 1) a / (p' + (L - 1) b), of the closed form with L output tokens.
+    pub asymptote: Rate,
+    /// K, requests.
+    pub half_saturation: f64,
+    /// How the measured steps come out when their arrivals are played through the fitted server.
+    pub agreement: Vec<Agreement>,
+    /// Curves of the fitted server against the load of a replica.
+    #[serde(skip)]
+    pub curves: Curves,
+    /// The fitted server.
+    #[serde(skip)]
+    pub model: ServerModel,
+    /// What it was played with.
+    #[serde(skip)]
+    pub workload: Workload,
+}
+
+/// The fitted server played at many loads.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Curves {
+    /// Batch gauge.
+    pub batch: Option<Curve>,
+    /// Queue gauge.
+    pub queue: Option<Curve>,
+    /// Requests in flight, counted.
+    pub in_flight: Option<Curve>,
+    /// Share of requests that break a limit, 0 to 1.
+    pub violations: Option<Curve>,
+    /// Reserved KV tokens as a share of the budget, 0 to 1, where one is known.
+    pub kv: Option<Curve>,
+}
+
+/// A measured step beside the same arrivals played through the fitted server.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Agreement {
+    /// Number of the step in the record.
+    pub step: u32,
+    /// Requests per second and replica.
+    pub load: Rate,
+    /// Requests judged.
+    pub n: usize,
+    /// Share of them that broke a limit, 0 to 1.
+    pub measured: f64,
+    /// The same of the played ones.
+    pub played: f64,
+    /// Of the figure closest to its limit: measured over played, less one. `None`: not both are known.
+    pub figure_off: Option<f64>,
+}
+
+/// A prediction as far as a search needs it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Requests per second and replica at which the first SLO breaks.
+    pub capacity: Rate,
+    /// How far the steps lie from one common server, as a share of the length of a decode; a change of the
+    /// server during the last step counts too.
     pub drift: f64,
 }
 
@@ -86,39 +178,89 @@ pub enum NoPrediction {
 
 /// Fewer intervals than this are not fitted.
 const LEAST_INTERVALS: usize = 40;
-/// Requests that are played at each rate.
-const PLAYED: usize = 20_000;
-/// Of these, not judged.
-const WARM_UP: usize = 200;
-/// Largest factor between the rate measured and the rates tried.
-const REACH: f64 = 64.0;
+/// Requests that are played at each rate: for the result, and while a search goes on.
+const PLAYED: usize = 80_000;
+const PLAYED_IN_SEARCH: usize = 10_000;
+/// Requests that each point of the curves is played with.
+const PLAYED_FOR_CURVES: usize = 8_000;
+/// Loads of the curves, as shares of the capacity.
+const CURVE_SHARES: [f64; 15] =
+    [0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.15, 1.3];
+/// Largest factor between the first guess of the capacity and the rates tried.
+const REACH: f64 = 256.0;
 
-/// Fits the server to a run and predicts its capacity. The same run gives the same prediction. Limits
-/// on ITL take no part, since single gaps are not played.
+/// The limits that can be played: single gaps between tokens are not.
+fn playable(slos: &[Slo]) -> Result<Vec<Slo>, NoPrediction> {
+    let slos: Vec<Slo> = slos.iter().filter(|slo| !matches!(slo.metric, SloMetric::Itl)).copied().collect();
+    if slos.iter().any(|slo| slo.latency_limit().is_some()) { Ok(slos) } else { Err(NoPrediction::NoLimit) }
+}
+
+/// Fits a server to the counters of a run.
 ///
 /// # Errors
 /// What is missing for it.
-pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Prediction, NoPrediction> {
-    let playable = |slo: &&Slo| !matches!(slo.metric, SloMetric::Itl);
-    let slos: Vec<Slo> = slos.iter().filter(playable).copied().collect();
-    if !slos.iter().any(|slo| slo.latency_limit().is_some()) {
-        return Err(NoPrediction::NoLimit);
-    }
-    let tracks = super::gauges::tracks(measured);
-    let all: Vec<Interval> = tracks.iter().flat_map(|track| intervals_of(&track.samples, measured)).collect();
+pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPrediction> {
+    let tracks = gauges::tracks(measured);
     let samples: Vec<&Sample> = tracks.iter().flat_map(|track| &track.samples).copied().collect();
     let admission = admission(&samples).ok_or(NoPrediction::NoCounters)?;
+    let chunking = matches!(admission, Admission::Chunking);
+    let (mut all, scraped) = intervals_of(&tracks, measured);
     if all.len() < LEAST_INTERVALS {
         return Err(NoPrediction::NotDetermined);
     }
-    let cost = fit(&all, &admission).ok_or(NoPrediction::NotDetermined)?;
-    let model = ServerModel {
+    let changes = drift::level(&mut all, chunking);
+    let rounds = rounds(&all, scraped);
+    let reservation = |(input, output): (u32, u32)| {
+        f64::from(ServerModel::reservation(input, known.declared_output.unwrap_or(output)))
+    };
+    let mean_reservation = mean(sizes(measured, known).into_iter().map(reservation));
+    let token_budget = known.token_budget.or_else(|| token_budget(&samples, mean_reservation));
+    let slices: Vec<&[Interval]> = rounds.iter().map(Vec::as_slice).collect();
+    let (model, cost) =
+        fit_model(&slices, admission, known, token_budget).ok_or(NoPrediction::NotDetermined)?;
+    let marks: Vec<StepMark> = steps::driven(measured.events).into_iter().map(|(mark, _)| mark).collect();
+    let drift = Drift { steps: drift::of_steps(&all, &marks, &model, chunking), changes };
+    Ok(Fitted { model, cost, token_budget, drift, rounds })
+}
+
+/// The server whose forwards cost what the rounds say, and those costs on a straight line. `None` where they
+/// do not determine them.
+pub fn fit_model(
+    rounds: &[&[Interval]],
+    admission: Admission,
+    known: &Known,
+    token_budget: Option<u32>,
+) -> Option<(ServerModel, ForwardCost)> {
+    let chunking = matches!(admission, Admission::Chunking);
+    let cost = fit(rounds.iter().copied(), &admission)?;
+    let step = step_time(rounds.iter().copied().flatten(), chunking, &cost);
+    let mut model = model_of(&cost, admission, known, token_budget);
+    if let Some(StepTime { table, straight }) = step {
+        model.decode_table = Some(table);
+        // Off a straight line a sequence carried along by a prefill costs something else than in a decode.
+        if let Some([base, token, sequence]) =
+            (chunking && !straight).then(|| fit::fit_prefill(rounds.iter().copied())).flatten()
+        {
+            (model.prefill_base, model.prefill_per_token) = (base, token);
+            model.prefill_per_sequence = Some(sequence);
+        }
+    }
+    Some((model, cost))
+}
+
+fn model_of(
+    cost: &ForwardCost,
+    admission: Admission,
+    known: &Known,
+    token_budget: Option<u32>,
+) -> ServerModel {
+    ServerModel {
         prefill_base: cost.prefill_base,
         prefill_per_token: cost.prefill_per_token,
         decode_base: cost.decode_base,
         decode_per_sequence: cost.decode_per_sequence,
         overhead: cost.overhead,
-        token_budget: u32::MAX,
+        token_budget: token_budget.unwrap_or(u32::MAX),
         max_prefill_tokens: known.max_prefill_tokens,
         max_concurrent_requests: known.max_concurrent_requests,
         max_batch_size: None,
@@ -126,103 +268,212 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Predi
         prefill_per_sequence: None,
         decode_table: None,
         deviations: Deviations::default(),
-    };
-    let workload = workload(measured.requests, known.declared_output).ok_or(NoPrediction::NotDetermined)?;
-    let reservation = |(input, output): &(u32, u32)| {
-        f64::from(ServerModel::reservation(*input, known.declared_output.unwrap_or(*output)))
-    };
-    let token_budget = token_budget(&samples, mean(workload.sizes.iter().map(reservation)));
-    let chunking = matches!(admission, Admission::Chunking);
-    let without_limit = enclose(&model, &workload, &slos).ok_or(NoPrediction::NotEnclosed)?;
-    let capacity = match token_budget {
-        None => without_limit,
-        Some(token_budget) => enclose(&ServerModel { token_budget, ..model.clone() }, &workload, &slos)
-            .ok_or(NoPrediction::NotEnclosed)?,
-    };
+    }
+}
+
+/// The capacity as well as a search needs it.
+///
+/// # Errors
+/// What is missing for it.
+pub fn estimate(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Estimate, NoPrediction> {
+    let slos = playable(slos)?;
+    let fitted = fit_server(measured, known)?;
+    let sizes = sizes(measured, known);
+    let workload = Workload::poisson(&sizes, PLAYED_IN_SEARCH, known, 1);
+    let guess = first_guess(&fitted.model, &sizes);
+    let capacity =
+        capacity(&fitted.model, &workload, &slos, guess, REACH).ok_or(NoPrediction::NotEnclosed)?;
+    let last = steps::driven(measured.events).last().map_or(Seconds::ZERO, |(mark, _)| mark.start);
+    Ok(Estimate { capacity, drift: fitted.drift.since(last) })
+}
+
+/// Fits the server to a run and predicts its capacity, with an interval. The same run gives the same
+/// prediction. Limits on ITL take no part, since single gaps are not played.
+///
+/// # Errors
+/// What is missing for it.
+pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Prediction, NoPrediction> {
+    let slos = playable(slos)?;
+    let fitted = fit_server(measured, known)?;
+    let sizes = sizes(measured, known);
+    let guess = first_guess(&fitted.model, &sizes);
+    let roughly = Workload::poisson(&sizes, PLAYED_IN_SEARCH, known, 1);
+    let rough = capacity(&fitted.model, &roughly, &slos, guess, REACH).ok_or(NoPrediction::NotEnclosed)?;
+    let workload = Workload::poisson(&sizes, PLAYED, known, 1);
+    let found = capacity(&fitted.model, &workload, &slos, rough, 2.0).ok_or(NoPrediction::NotEnclosed)?;
+    let at = play(&fitted.model, &workload, found, &slos);
+    let limited_by = at
+        .checks
+        .iter()
+        .max_by(|a, b| play::margin(a).total_cmp(&play::margin(b)))
+        .map_or(slos[0], |check| check.slo);
+    let agreement = agreement(&fitted, measured, &slos, known);
+    let uncertainty = uncertainty::of(&fitted, &sizes, &slos, found, known, &agreement);
+    let (low, high) = uncertainty.interval(found);
+    let (asymptote, half_saturation) = closed_form(&fitted, &sizes);
     Ok(Prediction {
-        capacity,
-        without_limit,
-        cost,
-        chunking,
-        token_budget,
-        drift: drift(&all, measured, &cost, chunking),
+        capacity: found,
+        low,
+        high,
+        uncertainty,
+        production: known.production,
+        limited_by,
+        cost: fitted.cost,
+        chunking: matches!(fitted.model.admission, Admission::Chunking),
+        token_budget: fitted.token_budget,
+        batch_cap: batch_cap(&fitted.model, &sizes, known),
+        asymptote,
+        half_saturation,
+        agreement,
+        curves: curves(&fitted, &sizes, &slos, found, known),
+        drift: fitted.drift,
+        model: fitted.model,
+        workload,
     })
 }
 
-/// The intervals of one replica. Which replica served a request is not known, so with several each is
-/// taken to prefill its share of the prompts.
-fn intervals_of(samples: &[&Sample], measured: &Measured) -> Vec<Interval> {
-    let requests: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| r.is_ok()).collect();
-    let mut found = intervals(samples, &requests);
-    if measured.replicas.0 > 1 {
-        let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
-        for interval in &mut found {
-            interval.input_tokens = interval.joins * mean_input;
-        }
+/// The fitted server played from nearly no load to well above its capacity.
+fn curves(fitted: &Fitted, sizes: &[(u32, u32)], slos: &[Slo], capacity: Rate, known: &Known) -> Curves {
+    let workload = Workload::poisson(sizes, PLAYED_FOR_CURVES, known, 2);
+    let played: Vec<(f64, Played)> = CURVE_SHARES
+        .iter()
+        .map(|share| capacity.0 * share)
+        .map(|load| (load, play(&fitted.model, &workload, Rate(load), slos)))
+        .collect();
+    let curve = |of: &dyn Fn(&Played) -> f64| {
+        Curve::new(Origin::Played, played.iter().map(|(load, played)| (*load, of(played))))
+    };
+    let budget = fitted.token_budget.map(f64::from);
+    Curves {
+        batch: curve(&|played| played.batch),
+        queue: curve(&|played| played.queue),
+        in_flight: curve(&|played| played.in_flight),
+        violations: curve(&|played| played.violations),
+        kv: budget.and_then(|budget| curve(&|played| played.batch_tokens / budget)),
     }
-    found
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
+/// The measured open-loop steps, and what their very arrivals do to the fitted server: chance is the same
+/// on both sides, so what differs is the model.
+fn agreement(fitted: &Fitted, measured: &Measured, slos: &[Slo], known: &Known) -> Vec<Agreement> {
+    let driven = steps::driven(measured.events);
+    let of_step = |mark: StepMark| {
+        let step = steps::analyze_step((mark, None), measured, slos);
+        if !mark.load.is_open_loop() || !step.is_judged() {
+            return None;
+        }
+        let workload = Workload::replay(measured, &mark, known)?;
+        let played = play(&fitted.model, &workload, Rate(1.0 / f64::from(measured.replicas.0.max(1))), slos);
+        let nearest = played
+            .checks
+            .iter()
+            .zip(&step.checks)
+            .filter(|(played, _)| played.slo.latency_limit().is_some())
+            .max_by(|a, b| play::margin(a.0).total_cmp(&play::margin(b.0)))?;
+        Some(Agreement {
+            step: mark.index,
+            load: step.carried(measured.replicas),
+            n: step.attempts,
+            measured: 1.0 - step.goodput?,
+            played: played.violations,
+            figure_off: nearest.1.value.zip(nearest.0.value).map(|(measured, played)| measured / played - 1.0),
+        })
+    };
+    driven.into_iter().filter_map(|(mark, _)| of_step(mark)).collect()
+}
+
+/// Prompt and output tokens of the requests: as they are drawn, else as they were measured.
+fn sizes(measured: &Measured, known: &Known) -> Vec<(u32, u32)> {
+    let size = |r: &RequestOutcome| Some((r.input_tokens?, r.output_tokens?.max(1)));
+    let seen: Vec<(u32, u32)> = measured.requests.iter().filter(|r| r.is_ok()).filter_map(size).collect();
+    let agree = |of: fn(&(u32, u32)) -> f64| {
+        let (planned, found) = (mean(known.planned.iter().map(of)), mean(seen.iter().map(of)));
+        let deviation = mean(seen.iter().map(|size| (of(size) - found).powi(2))).sqrt();
+        (found - planned).abs() <= 3.0 * deviation / (seen.len() as f64).sqrt() + 0.5
+    };
+    // Servers count tokens of their own, and answers may end before their declared length.
+    let as_planned = agree(|size| f64::from(size.0)) && agree(|size| f64::from(size.1));
+    if as_planned && !known.planned.is_empty() || seen.is_empty() { known.planned.clone() } else { seen }
+}
+
+/// A request alone takes about so long; a batch of them carries several times its inverse.
+fn first_guess(model: &ServerModel, sizes: &[(u32, u32)]) -> Rate {
+    let output = mean(sizes.iter().map(|(_, output)| f64::from(*output)));
+    Rate(3.0 / (model.prefill_base.0 + model.decode_base.0 * output).max(1e-6))
+}
+
+/// The largest batch that requests of these sizes fit into, on average.
+fn batch_cap(model: &ServerModel, sizes: &[(u32, u32)], known: &Known) -> Option<f64> {
+    let reserved = sizes.iter().map(|(input, output)| {
+        f64::from(ServerModel::reservation(*input, known.declared_output.unwrap_or(*output)))
+    });
+    // Those that are in the batch for longer weigh more.
+    let weights = sizes.iter().map(|(_, output)| f64::from(*output));
+    let (mut sum, mut weight) = (0.0, 0.0);
+    for (reserved, output) in reserved.zip(weights) {
+        sum += reserved * output;
+        weight += output;
+    }
+    let by_budget =
+        (model.token_budget < u32::MAX && sum > 0.0).then(|| f64::from(model.usable_budget()) * weight / sum);
+    let by_requests = f64::from(model.max_concurrent_requests);
+    Some(by_budget.map_or(by_requests, |by_budget| by_budget.min(by_requests)))
+}
+
+/// Asymptotic rate and half-saturation concurrency by the closed form with measured joins per prefill.
+fn closed_form(fitted: &Fitted, sizes: &[(u32, u32)]) -> (Rate, f64) {
+    let sum = |of: fn(&Interval) -> f64| fitted.rounds.iter().flatten().map(of).sum::<f64>();
+    let joins = (sum(|i| i.joins) / sum(|i| i.prefills).max(1.0)).max(1.0);
+    let input = mean(sizes.iter().map(|(input, _)| f64::from(*input)));
+    let output = mean(sizes.iter().map(|(_, output)| f64::from(*output)));
+    let cost = &fitted.cost;
+    let gap = cost.overhead.0;
+    let (decode, prefill) = (cost.decode_base.0 + gap, cost.prefill_base.0 + gap);
+    // With chunking a prefill stands in for a decode of those that it carries along.
+    let carried = if matches!(fitted.model.admission, Admission::Chunking) { decode } else { 0.0 };
+    let per_request = (prefill - carried) / joins + cost.prefill_per_token.0 * input;
+    let rate = 1.0 / (per_request + (output - 1.0) * cost.decode_per_sequence.0).max(1e-9);
+    (Rate(rate), (output - 1.0) * decode * rate)
+}
+
+/// The intervals of all replicas in the order of time, and how many replicas were scraped. Where not all
+/// were, each is taken to prefill prompts of mean length.
+fn intervals_of(tracks: &[Track], measured: &Measured) -> (Vec<Interval>, usize) {
+    let requests: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| r.is_ok()).collect();
+    let scraped = tracks.iter().map(|track| track.replica).collect::<BTreeSet<_>>().len();
+    let mut all: Vec<Interval> =
+        tracks.iter().flat_map(|track| intervals(&track.samples, &requests)).collect();
+    all.sort_by(|a, b| a.end.0.total_cmp(&b.end.0));
+    if scraped == measured.replicas.0 as usize {
+        return (all, scraped);
+    }
+    let mean_input = mean(requests.iter().filter_map(|r| r.input_tokens).map(f64::from));
+    for interval in &mut all {
+        interval.input_tokens = interval.joins * mean_input;
+    }
+    (all, 1)
+}
+
+/// Intervals of so many replicas that end at the same moment, give or take half their length, together. One
+/// whose companions are missing is left out.
+fn rounds(all: &[Interval], replicas: usize) -> Vec<Vec<Interval>> {
+    let mut rounds: Vec<Vec<Interval>> = Vec::with_capacity(all.len() / replicas.max(1));
+    for interval in all {
+        match rounds.last_mut() {
+            Some(round)
+                if round.len() < replicas
+                    && (interval.end - round[0].end).0 < round[0].length.0 / 2.0 =>
+            {
+                round.push(*interval);
+            }
+            _ => rounds.push(vec![*interval]),
+        }
+    }
+    rounds.retain(|round| round.len() == replicas);
+    rounds
+}
+
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (n, sum) = values.fold((0.0, 0.0), |(n, sum), value| (n + 1.0, sum + value));
     if n > 0.0 { sum / n } else { 0.0 }
-}
-
-/// Poisson arrivals of requests drawn from those that were measured.
-fn workload(requests: &[RequestOutcome], declared_output: Option<u32>) -> Option<Workload> {
-    let size = |r: &RequestOutcome| Some((r.input_tokens?, r.output_tokens?.max(1)));
-    let sizes: Vec<(u32, u32)> = requests.iter().filter(|r| r.is_ok()).filter_map(size).collect();
-    if sizes.is_empty() {
-        return None;
-    }
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let mut time = 0.0;
-    let mut arrivals = Vec::with_capacity(PLAYED);
-    let mut drawn = Vec::with_capacity(PLAYED);
-    for _ in 0..PLAYED {
-        time += <Exp1 as Distribution<f64>>::sample(&Exp1, &mut rng);
-        arrivals.push(time);
-        drawn.push(sizes[rng.random_range(0..sizes.len())]);
-    }
-    Some(Workload { arrivals, sizes: drawn, declared_output, warm_up: WARM_UP })
-}
-
-/// Doubles or halves a rate until the capacity is enclosed, then finds it.
-fn enclose(model: &ServerModel, workload: &Workload, slos: &[Slo]) -> Option<Rate> {
-    let holds = |rate| judge_load(model, workload, Rate(rate), slos).iter().all(|check| check.holds);
-    // A request alone takes about this long; a batch of them carries several times its inverse.
-    let (_, output) = workload.sizes[0];
-    let start = 1.0 / (model.prefill_base.0 + model.decode_base.0 * f64::from(output)).max(1e-6);
-    let mut rate = start;
-    if holds(rate) {
-        while rate < start * REACH {
-            if !holds(rate * 2.0) {
-                return capacity(model, workload, slos, (Rate(rate), Rate(rate * 2.0)));
-            }
-            rate *= 2.0;
-        }
-    } else {
-        while rate > start / REACH {
-            if holds(rate / 2.0) {
-                return capacity(model, workload, slos, (Rate(rate / 2.0), Rate(rate)));
-            }
-            rate /= 2.0;
-        }
-    }
-    None
-}
-
-/// How far each step's mean decode time lies from what the fit says for its batches.
-fn drift(all: &[Interval], measured: &Measured, cost: &ForwardCost, chunking: bool) -> f64 {
-    let of_step = |mark: crate::measurement::StepMark| {
-        let inside = all.iter().filter(|interval| (mark.start.0..mark.end.0).contains(&interval.end.0));
-        let (mut seen, mut fitted) = (0.0, 0.0);
-        for interval in inside {
-            let batch = interval.mean_batch(chunking).unwrap_or(0.0);
-            seen += interval.decode_seconds;
-            fitted += interval.decodes * (cost.decode_base.0 + cost.decode_per_sequence.0 * batch);
-        }
-        if fitted > 0.0 { (seen / fitted - 1.0).abs() } else { 0.0 }
-    };
-    steps::driven(measured.events).into_iter().map(|(mark, _)| of_step(mark)).fold(0.0, f64::max)
 }

@@ -1,11 +1,11 @@
 //! What a run knows while it goes on: everything measured so far, for the live view, for the
 //! adaptive search, and to notice that the server is gone. Passes everything on to the record.
 
-use crate::analyze::{Measured, StepAnalysis, analyze_last_step};
+use crate::analyze::{Known, Measured, StepAnalysis, analyze_last_step, server_model};
 use crate::measurement::{Event, FailureKind, RequestOutcome, Sample, Series, StepIndex};
-use crate::plan::Step;
+use crate::plan::{Guide, Step, StepResult};
 use crate::record::RecordHandle;
-use crate::units::{Replicas, Seconds, Slo};
+use crate::units::{Rate, Replicas, Seconds, Slo};
 use crate::{drive, observe};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -67,17 +67,21 @@ impl Live {
         self.state().events.push(event);
     }
 
-    /// The verdict on the step that was driven last.
-    pub(super) fn judge_last_step(&self, slos: &[Slo]) -> Option<StepAnalysis> {
-        let state = self.state();
+    /// How the step that was driven last came out, and what all steps so far say of the capacity. This
+    /// takes up to a second, in which measuring goes on.
+    pub(super) fn judge_last_step(&self, slos: &[Slo], known: &Known) -> Option<StepResult> {
+        let State { requests, samples, events, gaps, .. } = &*self.state();
+        let (requests, samples, events) = (requests.clone(), samples.clone(), events.clone());
+        let gaps = gaps.clone();
         let measured = Measured {
-            requests: &state.requests,
-            samples: &state.samples,
-            events: &state.events,
-            gaps: &state.gaps,
+            requests: &requests,
+            samples: &samples,
+            events: &events,
+            gaps: &gaps,
             replicas: self.replicas,
         };
-        analyze_last_step(&measured, slos)
+        let step = analyze_last_step(&measured, slos)?;
+        Some(step_result(&step, guide(&measured, slos, known)))
     }
 
     /// How much of a step is over, 0 to 1.
@@ -114,6 +118,26 @@ impl Live {
             p95.as_deref().unwrap_or("-"),
         )
     }
+}
+
+/// What a search needs to know of a step.
+pub(super) fn step_result(step: &StepAnalysis, guide: Option<Guide>) -> StepResult {
+    let mark = step.mark;
+    StepResult {
+        rate: Rate(mark.load.level()),
+        length: mark.end - mark.start,
+        holds: step.holds(),
+        guide,
+    }
+}
+
+/// What all steps so far say of the capacity. `None` where the server does not show enough of itself.
+pub(super) fn guide(measured: &Measured, slos: &[Slo], known: &Known) -> Option<Guide> {
+    // The load of a search goes to the replicas that are there.
+    let known = Known { production: measured.replicas, ..known.clone() };
+    let estimate = server_model::estimate(measured, slos, &known).ok()?;
+    let total = estimate.capacity.0 * f64::from(measured.replicas.0);
+    Some(Guide { capacity: Rate(total), drift: estimate.drift })
 }
 
 impl drive::Sink for Live {

@@ -1,13 +1,14 @@
 //! `run --resume RUN`: goes on with a run that ended early, at its first unfinished step.
 
+use super::live;
 use crate::analyze::{Measured, StepAnalysis, analyze_steps};
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::commands::derive;
 use crate::measurement::{Event, FailureKind};
 use crate::plan::StepResult;
 use crate::record::{self, RecordedRun, Recorder, RunInfo, RunState};
-use crate::scenario::{Scenario, Settings};
-use crate::units::{Rate, Replicas, Seconds};
+use crate::scenario::{RampSpec, Scenario, Settings};
+use crate::units::{Replicas, Seconds};
 use anyhow::anyhow;
 use std::path::PathBuf;
 
@@ -56,10 +57,13 @@ impl Earlier {
         let whole = |step: &&StepAnalysis| {
             step.is_judged() || (step.lost == 0 && !step.failures.contains_key(&FailureKind::Stopped))
         };
-        let driven = steps
-            .iter()
-            .filter(whole)
-            .map(|step| StepResult { rate: Rate(step.mark.load.level()), holds: step.holds() });
+        // All that was measured speaks for each of the steps.
+        let known = derive::known(run.info.target.info.as_ref(), scenario);
+        let guide = match scenario.ramp {
+            RampSpec::Adaptive => live::guide(&measured, &scenario.slos, &known),
+            _ => None,
+        };
+        let driven = steps.iter().filter(whole).map(|step| live::step_result(step, guide));
         let begun = run.events.iter().filter_map(|event| match event {
             Event::StepStarted { index, .. } => Some(*index),
             _ => None,

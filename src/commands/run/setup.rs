@@ -5,7 +5,9 @@ use super::access::Access;
 use super::live::Live;
 use super::resume::Earlier;
 use super::{limits, load, safety};
+use crate::analyze::Known;
 use crate::cli::console::Console;
+use crate::commands::derive;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::drive::{
     self, DriveError, Engine, EngineConfig, Probe, PromptMaker, StopLevel, Target, Wire, probe,
@@ -32,6 +34,8 @@ pub(super) struct Setup {
     /// End-to-end latency of one request alone.
     pub single_latency: Seconds,
     pub schedule: Schedule,
+    /// What is known of server and load besides the metrics.
+    pub known: Known,
     pub engine: Engine,
     pub observer: Observer,
     pub recorder: Recorder,
@@ -105,6 +109,7 @@ impl Setup {
                 clock,
                 single_latency: earlier.and_then(|e| e.single_latency).unwrap_or(probe.single_latency),
                 schedule,
+                known: derive::known(Some(&probe.info), scenario),
                 engine,
                 observer,
                 recorder,

@@ -1,0 +1,166 @@
+//! How far the predicted capacity may lie from the truth.
+//!
+//! Each source of error is played: the fitted server with that error in it, under the same arrivals, comes
+//! out so much closer to its limit, and the slope of that figure over the load turns it into a share of
+//! the capacity. Sampling alone would give far too narrow an interval: servers change, and no server is
+//! the model.
+
+use super::play::margin_at;
+use super::{Agreement, Fitted, Interval, Known, Workload, fit_model};
+use crate::batching::ServerModel;
+use crate::units::{Rate, Seconds, Slo};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+/// The makings of an interval.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Uncertainty {
+    /// Its sources, each as one standard deviation.
+    pub shares: Vec<Share>,
+    /// All of them together (root of the sum of squares), as a share of the capacity.
+    pub total: f64,
+}
+
+/// One source of error.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Share {
+    /// What it is.
+    pub name: &'static str,
+    /// One standard deviation as a share of the capacity.
+    pub share: f64,
+}
+
+/// Standard deviations on either side of a 90 % interval of a normal distribution.
+const NINETY_PERCENT: f64 = 1.645;
+/// Requests in each play, and how often each random source is drawn.
+const PLAYED: usize = 8_000;
+const BOOTSTRAPS: u64 = 16;
+const OTHER_ARRIVALS: u64 = 8;
+const OTHER_SIZES: u64 = 6;
+/// Rounds in a block of the bootstrap: neighbors share what chance did to them.
+const BLOCK: usize = 10;
+/// Loads around the capacity that the slope is taken from.
+const AROUND: f64 = 0.05;
+/// Steps at this share of the capacity and above say what clients saw near it.
+const NEAR: f64 = 0.7;
+/// No server is the model: the least that is allowed for that, as seen in studies of servers that differ
+/// from it (`calibrate study`).
+const LEAST_DISCREPANCY: f64 = 0.002;
+const DISCREPANCY_OFF_THE_LINE: f64 = 0.007;
+/// A single change of the server during the run: another may come.
+const CHANGE: f64 = 0.15;
+
+impl Uncertainty {
+    /// The 90 % interval around a capacity.
+    pub fn interval(&self, capacity: Rate) -> (Rate, Rate) {
+        let factor = (NINETY_PERCENT * self.total).exp();
+        (Rate(capacity.0 / factor), Rate(capacity.0 * factor))
+    }
+}
+
+/// Plays every source of error at the capacity.
+pub(super) fn of(
+    fitted: &Fitted,
+    sizes: &[(u32, u32)],
+    slos: &[Slo],
+    capacity: Rate,
+    known: &Known,
+    agreement: &[Agreement],
+) -> Uncertainty {
+    let workload = Workload::poisson(sizes, PLAYED, known, 3);
+    let margin = |model: &ServerModel, workload: &Workload| margin_at(model, workload, capacity, slos);
+    let base = margin(&fitted.model, &workload);
+    let at = |share: f64| margin_at(&fitted.model, &workload, Rate(capacity.0 * share), slos);
+    let slope = (at(1.0 + AROUND) - at(1.0 - AROUND)) / ((1.0 + AROUND) / (1.0 - AROUND)).ln();
+    // A limit that hardly moves with the load leaves the capacity open.
+    let slope = slope.max(0.1);
+    let shift = |model: &ServerModel| (margin(model, &workload) - base) / slope;
+    let spread = |shifts: &[f64]| {
+        let mean = super::mean(shifts.iter().copied());
+        (shifts.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (shifts.len().max(2) - 1) as f64).sqrt()
+    };
+
+    let resampled: Vec<f64> =
+        (0..BOOTSTRAPS).filter_map(|seed| Some(shift(&refit(fitted, known, seed)?))).collect();
+    let arrivals: Vec<f64> = (0..OTHER_ARRIVALS)
+        .map(|seed| margin(&fitted.model, &Workload::poisson(sizes, PLAYED, known, 100 + seed)) / slope)
+        .collect();
+    let mut shares = vec![
+        Share { name: "sampling of the counters", share: spread(&resampled) },
+        Share {
+            name: "chance in the played arrivals",
+            share: spread(&arrivals) * (PLAYED as f64 / super::PLAYED as f64).sqrt(),
+        },
+    ];
+    if known.planned.is_empty() {
+        let sampled: Vec<f64> = (0..OTHER_SIZES)
+            .map(|seed| {
+                let other = resample(sizes, seed);
+                (margin(&fitted.model, &Workload::poisson(&other, PLAYED, known, 3)) - base) / slope
+            })
+            .collect();
+        shares.push(Share { name: "sample of request sizes", share: spread(&sampled) });
+    }
+    let changed: f64 = fitted.drift.changes.iter().map(|change| change.share.abs()).sum();
+    let drift = fitted.drift.scatter().hypot(changed * CHANGE);
+    shares.push(Share { name: "drift of the server", share: shift(&slower(&fitted.model, drift)).abs() });
+    let shape = if fitted.model.prefill_per_sequence.is_some() {
+        // The straight line is known to be wrong, so it tells nothing of how wrong the other shape may be.
+        DISCREPANCY_OFF_THE_LINE
+    } else {
+        let line = ServerModel { decode_table: None, ..fitted.model.clone() };
+        (shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY)
+    };
+    shares.push(Share { name: "shape of the step time", share: shape });
+    if let (None, Some(budget)) = (known.token_budget, fitted.token_budget) {
+        let other = ServerModel { token_budget: (f64::from(budget) * 1.01) as u32, ..fitted.model.clone() };
+        shares.push(Share { name: "KV limit, not exported", share: shift(&other).abs() });
+    }
+    if let Some(off) = seen_by_clients(agreement, capacity) {
+        shares.push(Share { name: "model against what clients saw", share: off / slope });
+    }
+    let total = shares.iter().map(|s| s.share * s.share).sum::<f64>().sqrt();
+    Uncertainty { shares, total }
+}
+
+/// The figure nearest to its limit, measured against played, in the steps near the capacity.
+fn seen_by_clients(agreement: &[Agreement], capacity: Rate) -> Option<f64> {
+    let near = agreement.iter().filter(|step| step.load.0 >= capacity.0 * NEAR);
+    let (mut sum, mut n) = (0.0, 0.0);
+    for (step, off) in near.filter_map(|step| Some((step, step.figure_off?))) {
+        sum += step.n as f64 * off.ln_1p();
+        n += step.n as f64;
+    }
+    (n > 0.0).then(|| (sum / n).abs())
+}
+
+/// The server fitted to a block bootstrap of the intervals.
+fn refit(fitted: &Fitted, known: &Known, seed: u64) -> Option<ServerModel> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let blocks: Vec<&[Vec<Interval>]> = fitted.rounds.chunks(BLOCK).collect();
+    let drawn: Vec<&[Interval]> = (0..blocks.len())
+        .flat_map(|_| blocks[rng.random_range(0..blocks.len())])
+        .map(Vec::as_slice)
+        .collect();
+    let (model, _) = fit_model(&drawn, fitted.model.admission, known, fitted.token_budget)?;
+    Some(model)
+}
+
+fn resample(sizes: &[(u32, u32)], seed: u64) -> Vec<(u32, u32)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..sizes.len()).map(|_| sizes[rng.random_range(0..sizes.len())]).collect()
+}
+
+/// The same server with each forward longer by a share of its decode.
+fn slower(model: &ServerModel, share: f64) -> ServerModel {
+    let longer = |time: Seconds| time * (1.0 + share);
+    ServerModel {
+        prefill_base: longer(model.prefill_base),
+        prefill_per_token: longer(model.prefill_per_token),
+        decode_base: longer(model.decode_base),
+        decode_per_sequence: longer(model.decode_per_sequence),
+        decode_table: model.decode_table.as_ref().map(|table| table.iter().copied().map(longer).collect()),
+        ..model.clone()
+    }
+}
