@@ -176,7 +176,10 @@ fn files(
     recommendation: Option<&Recommendation>,
     facts: &RunFacts,
 ) -> BTreeMap<String, String> {
-    let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
+    let manifests = [
+        ("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned()),
+        ("dashboard.json".to_owned(), "{\"mosaicLayout\": {}}\n".to_owned()),
+    ];
     let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
@@ -229,6 +232,7 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
     ] {
         assert!(html.contains(inside), "{inside}");
     }
+    assert!(!html.contains("mosaicLayout"), "a dashboard lies beside the page");
     assert_eq!(html.matches("<svg").count(), 8);
     assert!(html.starts_with("<!DOCTYPE html>"));
     for (name, svg) in files.iter().filter(|(name, _)| name.starts_with("plots/")) {
