@@ -34,10 +34,12 @@ fn info() -> RunInfo {
             single_latency: None,
             url: "http://127.0.0.1:1".to_owned(),
             simulated: true,
+            kind: None,
             info: None,
             replicas: 1,
             metrics_urls: vec![],
             gpu_metrics_urls: vec![],
+            sources: vec![],
         },
         HostFacts { os: "linux".to_owned(), arch: "x86_64".to_owned(), cpus: 2 },
     )

@@ -14,8 +14,8 @@ mod timeline;
 mod types;
 mod validity;
 
-pub use surface::{Curve, Origin, Surface};
 pub use server_model::Known;
+pub use surface::{Curve, Origin, Surface};
 pub use types::*;
 
 use crate::measurement::{Event, RequestOutcome, Sample, StepIndex};

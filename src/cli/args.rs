@@ -42,7 +42,7 @@ pub struct Cli {
 }
 
 /// Flags whose value, given wrongly, may be a secret.
-const SECRET_FLAGS: [&str; 2] = ["--bearer-token", "--header"];
+const SECRET_FLAGS: [&str; 4] = ["--bearer-token", "--header", "--prometheus-token", "--google-credentials"];
 
 impl Cli {
     /// The command line of this process. A wrong one, `--help` and `--version` end the process here.

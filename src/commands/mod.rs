@@ -6,7 +6,9 @@ pub mod hpa;
 mod recommend;
 mod report;
 mod run;
+mod server;
 mod sim;
+mod sources;
 
 use crate::cli::console::Console;
 use crate::cli::{Cli, Command, Exit, Failure};

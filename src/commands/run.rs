@@ -1,6 +1,6 @@
 //! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
 
-mod access;
+pub(super) mod access;
 pub(crate) mod limits;
 mod live;
 mod load;
