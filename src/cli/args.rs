@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::hpa::HpaArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
@@ -69,6 +70,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Look whether the server and every source of its metrics is there, fresh and plausible
+    Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
     /// Measure what the load client costs on this machine and how exact it is

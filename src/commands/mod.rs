@@ -2,6 +2,7 @@
 
 mod bench;
 mod derive;
+pub mod doctor;
 pub mod hpa;
 mod recommend;
 mod report;
@@ -22,6 +23,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Doctor(arguments) => doctor::doctor(*arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),

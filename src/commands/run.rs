@@ -23,6 +23,7 @@ pub(crate) use live::Live;
 use anyhow::anyhow;
 use resume::Earlier;
 use setup::Setup;
+pub(super) use setup::{reach, sources_of, start_server};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

@@ -54,29 +54,55 @@ pub(super) const fn flag(source: Source) -> &'static str {
 impl Sources<'_> {
     /// All sources of the scenario. Nothing is asked yet, but what is said of them is checked.
     pub(super) async fn feeds(&self) -> Result<Vec<Feed>, Failure> {
+        self.candidates().await.into_iter().map(|(_, feed)| feed).collect()
+    }
+
+    /// Every source that the scenario names, or why it cannot be had.
+    pub(super) async fn candidates(&self) -> Vec<(Source, Result<Feed, Failure>)> {
         let settings = &self.scenario.sources;
-        let mut feeds = self.scrapes();
+        let mut found: Vec<(Source, Result<Feed, Failure>)> =
+            self.scrapes().into_iter().map(|feed| (feed.source(), Ok(feed))).collect();
         if settings.nvml == Some(true) {
-            feeds.push(Feed::Nvml(
-                Nvml::load().map_err(|problem| anyhow!("--nvml: {problem}")).or_exit(Exit::Failed)?,
-            ));
+            let nvml = Nvml::load().map_err(|problem| anyhow!("--nvml: {problem}")).or_exit(Exit::Failed);
+            found.push((Source::Nvml, nvml.map(Feed::Nvml)));
         }
-        if let Some((url, google)) = settings.prometheus_url() {
-            let access = if google { Some(self.google()?) } else { None };
-            let client = match &settings.prometheus_token {
-                Some(place) => self.access.with_token(place, "--prometheus-token")?,
-                None => self.access.other_metrics.clone(),
-            };
-            let queries = self.queries()?;
-            let prometheus =
-                Prometheus::new(&url, client, access, queries, self.names(), self.scenario.replicas);
-            feeds.push(Feed::Prometheus(Box::new(prometheus)));
+        if settings.prometheus.is_some() {
+            found.push((Source::Prometheus, self.prometheus()));
         }
         if let Some(project) = &settings.cloud_monitoring {
-            feeds.push(Feed::CloudMonitoring(Box::new(self.cloud_monitoring(project)?)));
+            let monitoring = self.cloud_monitoring(project);
+            let monitoring = monitoring.map(|monitoring| Feed::CloudMonitoring(Box::new(monitoring)));
+            found.push((Source::CloudMonitoring, monitoring));
         }
-        feeds.extend(self.metrics_apis().await?);
-        Ok(feeds)
+        if settings.custom_metric.is_some() {
+            found.push((Source::CustomMetrics, self.custom_metrics().await));
+        }
+        if settings.external_metric.is_some() {
+            found.push((Source::ExternalMetrics, self.external_metrics().await));
+        }
+        found
+    }
+
+    fn prometheus(&self) -> Result<Feed, Failure> {
+        let settings = &self.scenario.sources;
+        let (url, google) = settings
+            .prometheus_url()
+            .ok_or_else(|| anyhow!("--prometheus has no address"))
+            .or_exit(Exit::Usage)?;
+        let access = if google { Some(self.google()?) } else { None };
+        let client = match &settings.prometheus_token {
+            Some(place) => self.access.with_token(place, "--prometheus-token")?,
+            None => self.access.other_metrics.clone(),
+        };
+        let (names, replicas) = (self.names(), self.scenario.replicas);
+        Ok(Feed::Prometheus(Box::new(Prometheus::new(
+            &url,
+            client,
+            access,
+            self.queries()?,
+            names,
+            replicas,
+        ))))
     }
 
     fn scrapes(&self) -> Vec<Feed> {
@@ -165,34 +191,25 @@ impl Sources<'_> {
         ))
     }
 
-    async fn metrics_apis(&self) -> Result<Vec<Feed>, Failure> {
-        let settings = &self.scenario.sources;
-        let custom = specs(settings.custom_metric.as_deref(), "--custom-metric")?;
-        let external = specs(settings.external_metric.as_deref(), "--external-metric")?;
-        if custom.is_empty() && external.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn custom_metrics(&self) -> Result<Feed, Failure> {
         let names = derive::names(&self.scenario.cluster, self.scenario.gpus_per_replica);
+        let specs = specs(self.scenario.sources.custom_metric.as_deref(), "--custom-metric")?;
+        let metrics = specs.into_iter().map(|(series, name)| self.custom_metric(series, name, &names));
+        let metrics = metrics.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
         let replicas = self.scenario.replicas;
-        let custom = custom.into_iter().map(|(series, name)| self.custom_metric(series, name, &names));
-        let custom = custom.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
-        let external =
-            external.into_iter().map(|(series, name)| external_metric(settings, series, name, &names));
-        let external = external.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
-        let client = kube::Client::try_default()
-            .await
-            .context("no access to a Kubernetes cluster; set KUBECONFIG, or run inside the cluster")
-            .or_exit(Exit::Failed)?;
-        let mut feeds = Vec::new();
-        if !custom.is_empty() {
-            let api = MetricsApi::custom(client.clone(), &names.namespace, custom, self.names(), replicas);
-            feeds.push(Feed::MetricsApi(Box::new(api)));
-        }
-        if !external.is_empty() {
-            let api = MetricsApi::external(client, &names.namespace, external, replicas);
-            feeds.push(Feed::MetricsApi(Box::new(api)));
-        }
-        Ok(feeds)
+        let api = MetricsApi::custom(kubernetes().await?, &names.namespace, metrics, self.names(), replicas);
+        Ok(Feed::MetricsApi(Box::new(api)))
+    }
+
+    async fn external_metrics(&self) -> Result<Feed, Failure> {
+        let settings = &self.scenario.sources;
+        let names = derive::names(&self.scenario.cluster, self.scenario.gpus_per_replica);
+        let specs = specs(settings.external_metric.as_deref(), "--external-metric")?;
+        let metrics = specs.into_iter().map(|(series, name)| external_metric(settings, series, name, &names));
+        let metrics = metrics.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
+        let api =
+            MetricsApi::external(kubernetes().await?, &names.namespace, metrics, self.scenario.replicas);
+        Ok(Feed::MetricsApi(Box::new(api)))
     }
 
     fn custom_metric(
@@ -214,6 +231,14 @@ impl Sources<'_> {
         };
         Ok(ApiMetric { series, name, selector: format!("app={}", names.app) })
     }
+}
+
+/// The cluster that KUBECONFIG names, or that calibrate runs in.
+async fn kubernetes() -> Result<kube::Client, Failure> {
+    kube::Client::try_default()
+        .await
+        .context("no access to a Kubernetes cluster; set KUBECONFIG, or run inside the cluster")
+        .or_exit(Exit::Failed)
 }
 
 fn external_metric(

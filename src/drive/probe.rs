@@ -107,7 +107,11 @@ async fn single(
     }
 }
 
-async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
+/// What the server says of itself: `/info`, or `/v1/models` where it is not TGI.
+///
+/// # Errors
+/// A server that is not there, or is of another kind.
+pub async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
     if !target.is_tgi() {
         return Ok(models(target).await?.1);
     }

@@ -97,11 +97,13 @@ struct Interval {
 
 /// A value by its type. 64-bit numbers come as text, since JSON would round them.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 enum Value {
-    Int64Value(String),
-    DoubleValue(f64),
-    BoolValue(bool),
+    #[serde(rename = "int64Value")]
+    Int64(String),
+    #[serde(rename = "doubleValue")]
+    Double(f64),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
     #[serde(untagged)]
     Other(serde::de::IgnoredAny),
 }
@@ -109,9 +111,9 @@ enum Value {
 impl Value {
     fn number(&self) -> Option<f64> {
         match self {
-            Value::Int64Value(text) => text.parse().ok(),
-            Value::DoubleValue(value) => Some(*value),
-            Value::BoolValue(value) => Some(f64::from(u8::from(*value))),
+            Value::Int64(text) => text.parse().ok(),
+            Value::Double(value) => Some(*value),
+            Value::Bool(value) => Some(f64::from(u8::from(*value))),
             Value::Other(_) => None,
         }
     }

@@ -44,10 +44,7 @@ pub struct MetricsApi {
 
 impl std::fmt::Debug for MetricsApi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MetricsApi")
-            .field("external", &self.external)
-            .field("metrics", &self.metrics)
-            .finish()
+        f.write_str(&self.what())
     }
 }
 

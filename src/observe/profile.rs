@@ -122,20 +122,16 @@ impl Profile {
     /// # Errors
     /// A name that none has.
     pub fn built_in(name: &str) -> Result<Profile, ProfileError> {
-        match BUILT_IN.iter().find(|(known, _)| *known == name) {
-            Some((name, text)) => Profile::parse(name, text),
-            None => {
-                let hint = nearest(name, Profile::names()).map(|near| format!(" (did you mean {near}?)"));
-                let names = Profile::names().collect::<Vec<_>>().join(", ");
-                Err(ProfileError {
-                    place: format!("'{name}'"),
-                    problem: format!(
-                        "there is no built-in one of that name{}; there are {names}, or name a YAML file, or auto",
-                        hint.unwrap_or_default()
-                    ),
-                })
-            }
+        if let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+            return Profile::parse(name, text);
         }
+        let hint = nearest(name, Profile::names()).map(|near| format!(" (did you mean {near}?)"));
+        let names = Profile::names().collect::<Vec<_>>().join(", ");
+        let problem = format!(
+            "there is no built-in one of that name{}; there are {names}, or name a YAML file, or auto",
+            hint.unwrap_or_default()
+        );
+        Err(ProfileError { place: format!("'{name}'"), problem })
     }
 
     /// Reads a profile; `place` is what errors call it.

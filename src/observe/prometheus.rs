@@ -205,10 +205,12 @@ impl Prometheus {
                 self.ask("series", &[("match[]", metric.clone())]).await;
             let known = known.unwrap_or_default();
             let shown: Vec<String> = known.iter().take(LABELS_SHOWN).map(braces).collect();
-            reason += &match shown.is_empty() {
-                true => format!("; it has no series of {metric} at all, so nothing that it scrapes shows it"),
-                false => format!("; of {metric} it has {} series, like {}", known.len(), shown.join(" ")),
+            let there_is = if shown.is_empty() {
+                format!("it has no series of {metric} at all, so nothing that it scrapes shows it")
+            } else {
+                format!("of {metric} it has {} series, like {}", known.len(), shown.join(" "))
             };
+            reason = format!("{reason}; {there_is}");
         }
         Problem::new(ProblemKind::Missing, reason)
     }

@@ -138,7 +138,7 @@ fn check_level(ramp: &RampSpec, most: u32) -> Result<(), Failure> {
 }
 
 /// The server, and what kind it is.
-async fn reach(
+pub(in crate::commands) async fn reach(
     scenario: &Scenario,
     url: &str,
     access: &Access,
@@ -157,7 +157,7 @@ async fn reach(
     Ok((target, Arc::new(profile)))
 }
 
-fn sources_of<'a>(
+pub(in crate::commands) fn sources_of<'a>(
     scenario: &'a Scenario,
     target: &Target,
     access: &'a Access,
@@ -225,7 +225,7 @@ async fn start(
     Ok((engine, observer))
 }
 
-async fn start_server(
+pub(in crate::commands) async fn start_server(
     scenario: &Scenario,
     console: Console,
 ) -> Result<(Option<simulator::Running>, String), Failure> {
