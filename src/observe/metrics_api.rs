@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Time between two questions. The controller asks every 15 s; asking oftener shows when a value changes.
-pub(super) const EVERY: Duration = Duration::from_secs(5);
+pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The versions of the custom metrics API, as the controller prefers them.

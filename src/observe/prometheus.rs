@@ -170,15 +170,23 @@ impl Prometheus {
         let mut samples: BTreeMap<u32, Sample> = BTreeMap::new();
         for query in self.queries.clone() {
             let found = self.now(&query.promql).await?;
-            let took = clock.now() - time;
-            any |= !found.is_empty();
             if found.is_empty() && query.needed {
                 return Err(self.nothing_found(&query).await);
             }
+            any |= !found.is_empty();
+            let stamps = match &query.times {
+                Some(times) if !found.is_empty() => self.now(times).await?,
+                _ => Vec::new(),
+            };
+            let stamps = self.by_replica(&query, stamps)?;
+            let arrived = clock.now();
             for (replica, (_, value)) in self.by_replica(&query, found)?.into_iter().filter_map(first) {
-                let sample = samples
-                    .entry(replica)
-                    .or_insert_with(|| Sample::new(time, took, Source::Prometheus, replica));
+                let stamp = stamps.get(&replica).and_then(|stamps| Some(clock.of_wall(stamps.first()?.1)));
+                let sample = samples.entry(replica).or_insert_with(|| {
+                    let sample =
+                        Sample::new(stamp.unwrap_or(arrived), Seconds::ZERO, Source::Prometheus, replica);
+                    sample.received(arrived - time, arrived)
+                });
                 sample.set(query.series, Some(value));
             }
         }
