@@ -212,7 +212,7 @@ fn what_is_wrong_with_a_prometheus_is_said_in_its_own_words() {
                     {"metric": {"pod": "a", "job": "y"}, "value": [1.0, "4"]},
                 ]))
             }),
-            ProblemKind::Missing,
+            ProblemKind::Ambiguous,
             "several series where one per replica is expected: {job=\"x\",pod=\"a\"}",
         ),
         (
@@ -222,7 +222,7 @@ fn what_is_wrong_with_a_prometheus_is_said_in_its_own_words() {
                     {"metric": {"pod": "a"}, "value": [1.0, "4"]}, {"metric": {"pod": "b"}, "value": [1.0, "4"]},
                 ]))
             }),
-            ProblemKind::Missing,
+            ProblemKind::Ambiguous,
             "it shows 2 replicas where 1 are expected",
         ),
     ];
@@ -408,7 +408,7 @@ fn what_is_wrong_with_cloud_monitoring_is_said_with_the_mend() {
                     &json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "1")]), gpu_series("b", "0", &[point(9.0, "1")])]}),
                 )
             }),
-            ProblemKind::Missing,
+            ProblemKind::Ambiguous,
             "it shows 2 pods where 1 are expected",
         ),
     ];
@@ -431,6 +431,41 @@ fn what_is_wrong_with_cloud_monitoring_is_said_with_the_mend() {
     });
     let kept = check(&mut monitoring(&double, user(&double), 1)).unwrap();
     assert_eq!(kept[0].get(Series::GpuUtil), Some(7.0), "what came in part counts");
+}
+
+#[test]
+fn managed_prometheus_is_asked_at_its_own_address_with_a_token() {
+    let server = doubles::tgi();
+    doubles::touch(&server.url);
+    let double = Double::serve(|path, headers, _| {
+        if path == "/token" {
+            return Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}));
+        }
+        assert_eq!(headers["authorization"], "Bearer t");
+        let base = "/v1/projects/my-project/location/global/prometheus/api/v1/query?query=";
+        let query = path.strip_prefix(base).unwrap_or_else(|| panic!("{path}"));
+        let now = RunClock::wall();
+        if query == "time%28%29" {
+            return Reply::json(
+                &json!({"status": "success", "data": {"resultType": "scalar", "result": [now, now.to_string()]}}),
+            );
+        }
+        assert!(query.contains("namespace%3D%22default%22"), "the selector is in every query: {query}");
+        let value = if query.contains("timestamp") { now - 12.0 } else { 0.0 };
+        vector(
+            &json!([{"metric": {"pod": "tgi-0", "instance": "tgi-0:8000"}, "value": [now, value.to_string()]}]),
+        )
+    });
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("key.json");
+    fs::write(&key, user(&double).to_string()).unwrap();
+    let output = calibrate(&["doctor", "--json", "--target", &server.url, "--prometheus", "gmp:my-project"])
+        .args(["--prometheus-selector", "namespace=\"default\"", "--google-endpoint", &double.url])
+        .args(["--google-credentials", &format!("file:{}", key.display())])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("queue_size 0"), "{}", said(&output));
 }
 
 #[test]
@@ -496,6 +531,23 @@ fn one_tls_provider_is_compiled_in_for_all_clients() {
     let lock = include_str!("../Cargo.lock");
     assert_eq!(lock.matches("\nname = \"rustls\"\n").count(), 1, "one rustls");
     assert!(!lock.contains("\nname = \"openssl\"\n") && !lock.contains("\nname = \"native-tls\"\n"));
+}
+
+// ---- The record ----
+
+#[test]
+fn a_run_that_was_recorded_before_there_were_arrival_times_is_read() {
+    let run = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/old-run")).unwrap();
+    let expected = [(Source::Server, Some(4.0), None), (Source::Gpu, None, Some(88.0))];
+    assert_eq!(run.samples.len(), expected.len());
+    for (sample, (source, queue, gpu)) in run.samples.iter().zip(expected) {
+        assert_eq!(
+            (sample.source, sample.get(Series::QueueSize), sample.get(Series::GpuUtil)),
+            (source, queue, gpu)
+        );
+        assert_eq!(sample.arrived, sample.time + sample.took, "it was here when it was read");
+    }
+    assert_eq!(run.info.target.kind, None);
 }
 
 // ---- Names before load ----
@@ -660,7 +712,7 @@ fn one_run_with_five_sources_at_once_whose_series_agree() {
             command.args(["--prometheus", &real.url, "--prometheus-selector", "job=\"tgi\""]);
         }
     };
-    let mut command = calibrate(&["run", "--ramp=concurrency:3,24x8s", "--slo", "ttft:p95:5s", "-vv"]);
+    let mut command = calibrate(&["run", "--ramp=concurrency:3,24x6s", "--slo", "ttft:p95:5s", "-vv"]);
     common(command.args(["--output-tokens", "uniform:20-60", "--out", out.to_str().unwrap()]));
     let output = command.output().unwrap();
     let shown = said(&output);
@@ -687,6 +739,8 @@ fn one_run_with_five_sources_at_once_whose_series_agree() {
     let document = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(document.contains("samples by way of others"), "the report says how many there are");
     shows_no_token(&out, &shown, &google);
+    // The GPU's gauge looks back for a second, and the adapter's collector asks once a second.
+    std::thread::sleep(Duration::from_secs(4));
     doctor_finds_all_well(common);
 }
 

@@ -19,6 +19,8 @@ const POINTS_LEAST: usize = 10;
 const CORRELATION_LEAST: f64 = 0.5;
 /// A direct scrape older than this says nothing of a moment, seconds.
 const STALE: f64 = 5.0;
+/// More points than this make it slower and not better.
+const POINTS_MOST: usize = 1000;
 /// Resamples of the bootstrap, and the part of them that the interval holds.
 const RESAMPLES: usize = 100;
 const OUTSIDE: f64 = 0.025;
@@ -124,6 +126,8 @@ pub fn age(pairs: &[(Points, Points)]) -> Option<Age> {
             table.extend(before.map(|before| (*value, before)));
         }
     }
+    let every = table.len().div_ceil(POINTS_MOST).max(1);
+    let table: Vec<(f64, Vec<f64>)> = table.into_iter().step_by(every).collect();
     if table.len() < POINTS_LEAST {
         return None;
     }

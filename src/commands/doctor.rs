@@ -277,6 +277,7 @@ fn mend(source: Source, kind: ProblemKind) -> &'static str {
         (ProblemKind::Missing, _) => {
             "send the server a request, look whether its metrics are collected, and mend names and selectors"
         }
+        (ProblemKind::Ambiguous, _) => "name the one that is meant: by selector, --pod or --replicas",
         (ProblemKind::ClocksApart, _) => "set the clocks by NTP",
     }
 }

@@ -354,6 +354,9 @@ fn failure(feed: &Feed, problem: &Problem) -> Failure {
         }
         _ => anyhow!("{flag}: {}: {problem}", feed.what()),
     };
-    let exit = if problem.kind == ProblemKind::Refused { Exit::Usage } else { Exit::Failed };
+    let exit = match problem.kind {
+        ProblemKind::Refused | ProblemKind::Ambiguous => Exit::Usage,
+        _ => Exit::Failed,
+    };
     Failure { exit, error }
 }

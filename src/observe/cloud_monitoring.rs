@@ -287,7 +287,7 @@ impl CloudMonitoring {
                 replicas.len(),
                 self.replicas
             );
-            return Err(Problem::new(ProblemKind::Missing, reason));
+            return Err(Problem::new(ProblemKind::Ambiguous, reason));
         }
         // The run begins afterwards and wants its own.
         Ok(samples)

@@ -39,6 +39,8 @@ pub enum ProblemKind {
     Malformed,
     /// It answers, and has nothing of what was asked for, or not what is needed.
     Missing,
+    /// It has more of what was asked for than one can be told from another.
+    Ambiguous,
     /// Its clock is not this machine's.
     ClocksApart,
 }

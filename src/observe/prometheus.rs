@@ -200,7 +200,7 @@ impl Prometheus {
                 samples.len(),
                 self.replicas
             );
-            return Err(Problem::new(ProblemKind::Missing, reason));
+            return Err(Problem::new(ProblemKind::Ambiguous, reason));
         }
         Ok(samples.into_values().collect())
     }
@@ -247,7 +247,7 @@ impl Prometheus {
                     braces(&other),
                     braces(&one.metric)
                 );
-                return Err(Problem::new(ProblemKind::Missing, reason));
+                return Err(Problem::new(ProblemKind::Ambiguous, reason));
             }
             let points = one.value.into_iter().chain(one.values);
             let points = points.filter_map(|(time, text)| Some((time, text.parse().ok()?)));
