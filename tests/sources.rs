@@ -177,7 +177,12 @@ fn what_is_wrong_with_a_prometheus_is_said_in_its_own_words() {
             "parse error: unclosed left parenthesis",
         ),
         (0.0, Box::new(|_| Reply::status(200, "<html>")), ProblemKind::Malformed, "<html>"),
-        (30.0, Box::new(move |_| one()), ProblemKind::ClocksApart, "+30.0 s from this machine's"),
+        (
+            30.0,
+            Box::new(move |_| one()),
+            ProblemKind::ClocksApart,
+            "from this machine's, so its samples cannot be laid beside others",
+        ),
         (
             0.0,
             Box::new(|path| {
@@ -502,20 +507,36 @@ fn credentials_may_be_handed_on_and_a_refusal_shows_no_secret() {
 #[test]
 fn a_service_account_signs_its_token_itself() {
     install_tls();
-    let key = rcgen::KeyPair::generate().unwrap();
-    // A key of the wrong kind is said to be so, without being shown.
-    let pem = key.serialize_pem();
-    let account = json!({"type": "service_account", "client_email": "a@p.iam.gserviceaccount.com", "private_key_id": "k",
-                         "private_key": pem, "project_id": "p"});
-    let access = runtime().block_on(async { GoogleAccess::new(GoogleCredentials::Json(account), None) });
-    let shown = match access {
-        Ok(_) => String::new(),
-        Err(problem) => problem.reason,
+    let double = Double::serve(|_, headers, _| {
+        let token = headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+        let parts: Vec<&str> = token.split('.').collect();
+        assert_eq!(parts.len(), 3, "a signed claim, and no question to a token server");
+        let claim =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, parts[1]).unwrap();
+        let claim: Value = serde_json::from_slice(&claim).unwrap();
+        assert_eq!(claim["iss"], "a@p.iam.gserviceaccount.com");
+        assert_eq!(claim["scope"], "https://www.googleapis.com/auth/monitoring.read");
+        Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "7")])]}))
+    });
+    let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let account = |pem: &str| {
+        json!({"type": "service_account", "client_email": "a@p.iam.gserviceaccount.com", "private_key_id": "k",
+               "private_key": pem, "project_id": "p"})
     };
-    assert!(!shown.contains("PRIVATE KEY") && !shown.contains(&pem), "{shown}");
-    let nothing = GoogleCredentials::Json(json!({"type": "service_account"}));
-    let problem = runtime().block_on(async { GoogleAccess::new(nothing, None) }).unwrap_err();
-    assert!(problem.reason.contains("Google credentials cannot be used"), "{problem}");
+    let pem = key.serialize_pem();
+    assert_eq!(check(&mut monitoring(&double, account(&pem), 1)).unwrap().len(), 1);
+    let broken = pem.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nverysecret");
+    for json in [account(&broken), json!({"type": "service_account"})] {
+        // Whether a key is one the library tells when it is read, or when it is first used.
+        let made =
+            runtime().block_on(async { GoogleAccess::new(GoogleCredentials::Json(json.clone()), None) });
+        let reason = match made {
+            Err(problem) => problem.reason,
+            Ok(_) => check(&mut monitoring(&double, json, 1)).unwrap_err().reason,
+        };
+        assert!(reason.contains("--google-credentials file:KEY.json"), "{reason}");
+        assert!(!reason.contains("verysecret") && !reason.contains("BEGIN"), "{reason}");
+    }
 }
 
 /// As `main` does, for what a test does in its own process.

@@ -55,12 +55,13 @@ pub struct Age {
 /// A series as time and value.
 pub type Points = Vec<(f64, f64)>;
 
-/// The lags of everything that was read both directly and by way of another.
+/// By way of what an HPA sees.
+pub(super) const SEEN_BY_HPA: [Source; 2] = [Source::CustomMetrics, Source::ExternalMetrics];
+
+/// The lags of everything that was read both directly and as an HPA reads it.
 pub fn lags(samples: &[Sample]) -> Vec<Lag> {
-    let others =
-        [Source::Prometheus, Source::CloudMonitoring, Source::CustomMetrics, Source::ExternalMetrics];
     let mut found = Vec::new();
-    for source in others {
+    for source in SEEN_BY_HPA {
         for series in [Series::QueueSize, Series::BatchSize, Series::KvUsage, Series::GpuUtil] {
             let pairs = pairs(samples, source, series);
             if let Some(age) = age(&pairs) {

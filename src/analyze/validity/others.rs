@@ -1,7 +1,7 @@
 //! What the sources besides the direct scrape say: how much of it there is, whether it agrees, how late
 //! it is, and how seldom the GPU's exporter looks.
 
-use super::super::lag::{by_source, lags, pairs, value_at};
+use super::super::lag::{SEEN_BY_HPA, by_source, lags, pairs, value_at};
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::check;
 use crate::measurement::{Sample, Series, Source};
@@ -109,7 +109,7 @@ fn agreement(measured: &Measured) -> Option<ValidityCheck> {
 }
 
 fn lateness(measured: &Measured) -> Option<ValidityCheck> {
-    if indirect(measured.samples).is_empty() {
+    if !measured.samples.iter().any(|sample| SEEN_BY_HPA.contains(&sample.source)) {
         return None;
     }
     let found = lags(measured.samples);
