@@ -248,26 +248,67 @@ fn what_is_wrong_with_a_prometheus_is_said_in_its_own_words() {
     assert_eq!(problem.kind, ProblemKind::Unreachable, "{problem}");
 }
 
+/// A Prometheus that scraped at even seconds only, so that every evaluation repeats the last scrape.
+fn scraping_every_other_second(shown: fn(f64) -> f64) -> Double {
+    prometheus_that(0.0, move |path| {
+        let number = |name: &str| -> Option<f64> {
+            path.split(&format!("{name}=")).nth(1)?.split('&').next()?.parse().ok()
+        };
+        let value = |time: f64| {
+            let scraped = (time / 2.0).floor() * 2.0;
+            json!([time, (if path.contains("timestamp") { scraped } else { shown(scraped) }).to_string()])
+        };
+        let (Some(start), Some(end)) = (number("start"), number("end")) else {
+            return vector(&json!([{"metric": {"pod": "a"}, "value": value(RunClock::wall())}]));
+        };
+        let times = (0..).map(|i| start + f64::from(i)).take_while(|time| *time <= end + 0.001);
+        let result = json!([{"metric": {"pod": "a"}, "values": times.map(value).collect::<Vec<_>>()}]);
+        Reply::json(&json!({"status": "success", "data": {"resultType": "matrix", "result": result}}))
+    })
+}
+
+#[test]
+fn where_the_server_shows_no_metrics_those_of_prometheus_stand_for_it() {
+    let shy = doubles::vllm_without_metrics();
+    let double = scraping_every_other_second(|_| 0.0);
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("run");
+    let output =
+        calibrate(&["run", "--ramp=rate:6x6s", "--slo", "ttft:p95:2s", "--output-tokens", "fixed:5"])
+            .args(["--target", &shy.url, "--server", "vllm", "--prometheus", &double.url])
+            .args(["--out", out.to_str().unwrap()])
+            .output()
+            .unwrap();
+    let shown = said(&output);
+    assert_eq!(output.status.code(), Some(4), "never reached the limit: {shown}");
+    assert!(
+        shown.contains("cannot be scraped (HTTP 404") && shown.contains("those of Prometheus"),
+        "{shown}"
+    );
+    let run = read(&out).unwrap();
+    assert!(samples(&run, Source::Server).is_empty() && !samples(&run, Source::Prometheus).is_empty());
+    let document = fs::read_to_string(out.join("recommendation.json")).unwrap();
+    assert!(document.contains("never reached the limit"), "the measurement counts: {document}");
+    // An address that was named must be there.
+    let named = calibrate(&[
+        "run",
+        "--ramp=rate:6x2s",
+        "--slo",
+        "ttft:p95:2s",
+        "--target",
+        &shy.url,
+        "--server",
+        "vllm",
+    ])
+    .args(["--prometheus", &double.url, "--metrics-url", &format!("{}/metrics", shy.url)])
+    .output()
+    .unwrap();
+    assert_eq!(named.status.code(), Some(1), "{}", said(&named));
+}
+
 #[test]
 fn a_sample_of_prometheus_counts_once_and_at_its_own_time() {
-    // The server scraped at even seconds only; each evaluation repeats the last scrape.
-    let double = prometheus_that(0.0, |path| {
-        let number = |name: &str| -> f64 {
-            let rest = path.split(&format!("{name}=")).nth(1).unwrap();
-            rest.split('&').next().unwrap().parse().unwrap()
-        };
-        let (start, end) = (number("start"), number("end"));
-        let times = (0..).map(|i| start + f64::from(i)).take_while(|time| *time <= end + 0.001);
-        let values: Vec<Value> = times
-            .map(|time| {
-                let scraped = (time / 2.0).floor() * 2.0;
-                let value = if path.contains("timestamp") { scraped } else { scraped % 100.0 };
-                json!([time, format!("{value}")])
-            })
-            .collect();
-        let result = json!([{"metric": {"pod": "a"}, "values": values}]);
-        Reply::json(&json!({"status": "success", "data": {"resultType": "matrix", "result": result}}))
-    });
+    let double = scraping_every_other_second(|scraped| scraped % 100.0);
     let mut feed = prometheus(&double, vec![query("m", false)], 1);
     let clock = RunClock::start();
     let mut seen = Vec::new();

@@ -75,7 +75,12 @@ pub fn lags(samples: &[Sample]) -> Vec<Lag> {
 /// For each replica: what was shown directly, and what was read by way of `source` when it came. An
 /// External metric has no replicas, so it is compared with the mean over them.
 pub(super) fn pairs(samples: &[Sample], source: Source, series: Series) -> Vec<(Points, Points)> {
-    let direct = if series == Series::GpuUtil { Source::Gpu } else { Source::Server };
+    let exporter = samples.iter().any(|sample| sample.source == Source::Gpu);
+    let direct = match series {
+        Series::GpuUtil if exporter => Source::Gpu,
+        Series::GpuUtil => Source::Nvml,
+        _ => Source::Server,
+    };
     let of = |wanted: Source, replica: u32| -> Points {
         let mine = samples.iter().filter(|s| s.source == wanted && s.replica == replica);
         let time = |s: &Sample| if wanted == direct { s.time.0 } else { s.arrived.0 };

@@ -319,13 +319,29 @@ fn key(path: &Path) -> Result<serde_json::Value, Failure> {
 }
 
 /// Asks every source once, and the slow ones again until what the first requests caused has come
-/// through, before any load is sent.
-pub(super) async fn check(feeds: &mut [Feed], clock: RunClock) -> Result<Vec<Sample>, Failure> {
-    let mut samples = Vec::new();
-    for feed in feeds {
-        samples.extend(patiently(feed, clock).await.map_err(|problem| failure(feed, &problem))?);
+/// through, before any load is sent. Gives those that answer, and what the user should know: the
+/// server's own metrics may be missing where nobody named their address and Prometheus has them.
+pub(super) async fn check(
+    feeds: Vec<Feed>,
+    scenario: &Scenario,
+    clock: RunClock,
+) -> Result<(Vec<Feed>, Vec<String>), Failure> {
+    let may_miss = scenario.metrics_urls.is_empty() && scenario.sources.prometheus.is_some();
+    let (mut good, mut remarks) = (Vec::new(), Vec::new());
+    for mut feed in feeds {
+        match patiently(&mut feed, clock).await {
+            Ok(_) => good.push(feed),
+            Err(problem) if may_miss && feed.source() == Source::Server => {
+                remarks.push(format!(
+                    "{} cannot be scraped ({problem}), so the server's metrics are those of Prometheus: later, and \
+                     without the counters that a second opinion is made from",
+                    feed.what()
+                ));
+            }
+            Err(problem) => return Err(failure(&feed, &problem)),
+        }
     }
-    Ok(samples)
+    Ok((good, remarks))
 }
 
 async fn patiently(feed: &mut Feed, clock: RunClock) -> Result<Vec<Sample>, Problem> {

@@ -146,6 +146,17 @@ pub(crate) fn vllm() -> Double {
     })
 }
 
+/// The same without `/metrics`.
+pub(crate) fn vllm_without_metrics() -> Double {
+    Double::serve(|path, _, body| match path {
+        "/v1/models" => {
+            Reply::json(&json!({"object": "list", "data": [{"id": "org/model", "object": "model"}]}))
+        }
+        "/v1/chat/completions" => completion(path, body),
+        _ => Reply { status: 404, ..Reply::json(&json!({"detail": "Not Found"})) },
+    })
+}
+
 fn completion(path: &str, body: &str) -> Reply {
     let body: Value = serde_json::from_str(body).unwrap();
     let words = body.to_string().split(' ').count();

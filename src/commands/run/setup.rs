@@ -84,8 +84,10 @@ impl Setup {
         let started = jiff::Timestamp::now();
         let clock = earlier.map_or_else(RunClock::start, |earlier| RunClock::resume(earlier.now(started)));
         let made = sources_of(scenario, &target, &access, &profile, simulator.is_some());
-        let mut feeds = made.feeds().await?;
-        sources::check(&mut feeds, clock).await?;
+        let (feeds, remarks) = sources::check(made.feeds().await?, scenario, clock).await?;
+        for remark in &remarks {
+            console.warn(remark);
+        }
         let (directory, recorder) = if let Some(earlier) = earlier {
             (earlier.directory.clone(), earlier.record_again()?)
         } else {
