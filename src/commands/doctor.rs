@@ -2,7 +2,7 @@
 
 use super::run::access::Access;
 use super::run::{reach, sources_of};
-use super::sources::flag;
+use super::sources::{flag, server_may_miss};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::measurement::{RunClock, Sample, Series, Source};
@@ -171,7 +171,9 @@ async fn look(
     let samples = match feed.check(clock).await {
         Ok(samples) => samples,
         Err(problem) => {
-            push(State::Failed, problem.to_string(), Some(mend(feed.source(), problem.kind).to_owned()));
+            let missed = feed.source() == Source::Server && server_may_miss(scenario);
+            let state = if missed { State::Remark } else { State::Failed };
+            push(state, problem.to_string(), Some(mend(feed.source(), problem.kind).to_owned()));
             return Vec::new();
         }
     };

@@ -254,7 +254,11 @@ impl CloudMonitoring {
         }
         match read.partial {
             Some(partial) if samples.is_empty() => Err(Problem::new(ProblemKind::Failing, partial)),
-            _ => Ok(samples),
+            Some(partial) => {
+                tracing::warn!("Cloud Monitoring: {partial}; what came of it counts");
+                Ok(samples)
+            }
+            None => Ok(samples),
         }
     }
 
@@ -289,7 +293,6 @@ impl CloudMonitoring {
             );
             return Err(Problem::new(ProblemKind::Ambiguous, reason));
         }
-        // The run begins afterwards and wants its own.
         Ok(samples)
     }
 }

@@ -1,6 +1,7 @@
 //! NVIDIA's DCGM exporter. One exporter speaks for all GPUs of a node, so the labels say whose they are.
 
 use super::exposition::{Exposition, Point};
+use super::http::{Problem, ProblemKind};
 use crate::measurement::{Sample, Series};
 use std::collections::BTreeSet;
 
@@ -27,35 +28,50 @@ fn pod(point: &Point) -> Option<&str> {
     own.filter(|pod| !pod.is_empty())
 }
 
+/// The pod whose GPUs are meant, where the series name pods; or why they cannot be told from others.
+fn whose<'a>(points: &[&'a Point], gpus: &'a GpusOf) -> Result<Option<&'a str>, Problem> {
+    let pods: BTreeSet<&str> = points.iter().copied().filter_map(pod).collect();
+    let nodes: BTreeSet<&str> = points.iter().filter_map(|point| point.label("Hostname")).collect();
+    let names = |names: &BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(", ");
+    let (kind, reason) = match &gpus.pod {
+        Some(wanted) if pods.is_empty() => (
+            ProblemKind::Missing,
+            format!("its series name no pod, so those of {wanted} cannot be told from others"),
+        ),
+        Some(wanted) if !pods.contains(wanted.as_str()) => (
+            ProblemKind::Missing,
+            format!("no GPU in it works for the pod {wanted}; it shows those of {}", names(&pods)),
+        ),
+        None if pods.len() > 1 => (
+            ProblemKind::Ambiguous,
+            format!("it shows GPUs of several pods ({}); name the replica's with --pod", names(&pods)),
+        ),
+        None if pods.is_empty() && nodes.len() > 1 => (
+            ProblemKind::Ambiguous,
+            format!(
+                "it shows GPUs of several nodes ({}); name the exporter of the replica's node",
+                names(&nodes)
+            ),
+        ),
+        // GPUs without a pod are idle beside the only one that works.
+        wanted => return Ok(wanted.as_deref().or(pods.first().copied())),
+    };
+    Err(Problem::new(kind, reason))
+}
+
 /// Fills a sample of one replica: utilizations as means over its GPUs, memory as their sum.
 ///
 /// # Errors
 /// An exporter that shows none of its metrics, or GPUs of several pods where one is expected.
-pub(super) fn read(exposition: &Exposition, gpus: &GpusOf, sample: &mut Sample) -> Result<(), String> {
+pub(super) fn read(exposition: &Exposition, gpus: &GpusOf, sample: &mut Sample) -> Result<(), Problem> {
     let known = [GPU_UTIL, ENGINE_ACTIVE, SM_ACTIVE, MEMORY_USED].concat();
     let points: Vec<&Point> = known.iter().flat_map(|name| exposition.all(name)).collect();
     if points.is_empty() {
-        return Err("there is no DCGM metric in it".to_owned());
+        return Err(Problem::new(ProblemKind::Missing, "there is no DCGM metric in it"));
     }
-    let pods: BTreeSet<&str> = points.iter().copied().filter_map(pod).collect();
-    let names = || pods.iter().copied().collect::<Vec<_>>().join(", ");
-    match &gpus.pod {
-        Some(wanted) if !pods.contains(wanted.as_str()) => {
-            return Err(match pods.len() {
-                0 => format!("its series name no pod, so those of {wanted} cannot be told from others"),
-                _ => format!("no GPU in it works for the pod {wanted}; it shows those of {}", names()),
-            });
-        }
-        None if pods.len() > 1 => {
-            return Err(format!(
-                "it shows GPUs of several pods ({}); name the replica's with --pod",
-                names()
-            ));
-        }
-        _ => {}
-    }
+    let wanted = whose(&points, gpus)?;
     // Where GPUs are split, the instances are the replica's and not the GPU they are parts of.
-    let mine = |point: &&&Point| gpus.pod.as_deref().is_none_or(|wanted| pod(point) == Some(wanted));
+    let mine = |point: &&&Point| wanted.is_none_or(|wanted| pod(point) == Some(wanted));
     let split: BTreeSet<Option<&str>> = points
         .iter()
         .filter(mine)
@@ -91,7 +107,8 @@ mod tests {
 
     fn read_of(text: &str, pod: Option<&str>) -> Result<[Option<f64>; 4], String> {
         let mut sample = Sample::new(Seconds(1.0), Seconds(0.01), Source::Gpu, 0);
-        read(&parse(text).unwrap(), &GpusOf { pod: pod.map(str::to_owned) }, &mut sample)?;
+        read(&parse(text).unwrap(), &GpusOf { pod: pod.map(str::to_owned) }, &mut sample)
+            .map_err(|problem| problem.reason)?;
         let series = [Series::GpuUtil, Series::GpuEngineActive, Series::GpuSmActive, Series::GpuMemory];
         Ok(series.map(|series| sample.get(series)))
     }
@@ -129,6 +146,10 @@ mod tests {
         assert_eq!(read_of(text, Some("b")).unwrap()[0], Some(40.0));
         assert!(read_of(text, Some("c")).unwrap_err().contains("it shows those of a, b"));
         assert!(read_of(text, None).unwrap_err().contains("--pod"));
+        let idle = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",pod=\"a\"} 80\nDCGM_FI_DEV_GPU_UTIL{gpu=\"1\"} 0\n";
+        assert_eq!(read_of(idle, None).unwrap()[0], Some(80.0), "an idle GPU beside it is not the pod's");
+        let nodes = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",Hostname=\"a\"} 1\nDCGM_FI_DEV_GPU_UTIL{gpu=\"0\",Hostname=\"b\"} 2\n";
+        assert!(read_of(nodes, None).unwrap_err().contains("several nodes (a, b)"));
         // Scraped by a Prometheus that puts its own labels first.
         let exported = "DCGM_FI_DEV_GPU_UTIL{pod=\"dcgm-exporter-x\",exported_pod=\"a\"} 10\n";
         assert_eq!(read_of(exported, Some("a")).unwrap()[0], Some(10.0));

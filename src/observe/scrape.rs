@@ -56,8 +56,7 @@ impl Scrape {
         let mut sample = Sample::new(time, took, self.source(), self.replica);
         match &self.reading {
             Reading::Server(profile) => profile.read(&exposition, &mut sample),
-            Reading::Dcgm(gpus) => dcgm::read(&exposition, gpus, &mut sample)
-                .map_err(|reason| Problem::new(ProblemKind::Missing, reason))?,
+            Reading::Dcgm(gpus) => dcgm::read(&exposition, gpus, &mut sample)?,
         }
         Ok(vec![sample])
     }
