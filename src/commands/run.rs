@@ -102,7 +102,7 @@ async fn measure(
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
     let stopped = engine.shutdown().await;
-    drop(observer);
+    observer.finish().await;
     let (state, reason) = match &ended {
         Ended::Complete => (RunState::Complete, None),
         Ended::Interrupted => (RunState::Interrupted, Some("interrupted by the user".to_owned())),

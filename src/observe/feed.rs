@@ -10,6 +10,7 @@ use super::scrape::Scrape;
 use crate::measurement::{Event, RunClock, Sample, Source};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -69,6 +70,14 @@ impl Feed {
         }
     }
 
+    /// How long a value may be on its way to this source. `None`: it is here at once.
+    fn delay(&self) -> Option<Duration> {
+        match self {
+            Feed::Scrape(_) | Feed::Nvml(_) => None,
+            _ => Some(LAST_WAIT),
+        }
+    }
+
     /// Asks once. Gives what is new since the last time.
     ///
     /// # Errors
@@ -100,16 +109,36 @@ impl Feed {
     }
 }
 
+/// How long after the load the sources that come late are asked for the last time, and how long they
+/// all have for it.
+const LAST_WAIT: Duration = Duration::from_millis(2500);
+const LAST_WORD: Duration = Duration::from_secs(10);
+
 /// The sources that are being asked; they end when this is dropped.
 pub struct Observer {
     tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
 }
 
 impl Observer {
     /// Starts to ask every source at its pace, so that a slow one never delays another.
     pub fn start(feeds: Vec<Feed>, clock: RunClock, sink: &Arc<dyn Sink>) -> Observer {
-        let task = |feed: Feed| tokio::spawn(ask_forever(feed, clock, Arc::clone(sink)));
-        Observer { tasks: feeds.into_iter().map(task).collect() }
+        let (stop, stopped) = watch::channel(false);
+        let task = |feed: Feed| tokio::spawn(ask_on(feed, clock, Arc::clone(sink), stopped.clone()));
+        Observer { tasks: feeds.into_iter().map(task).collect(), stop }
+    }
+
+    /// Ends, after those that come late were asked for what was still on its way.
+    pub async fn finish(mut self) {
+        self.stop.send_replace(true);
+        let all = async {
+            for task in &mut self.tasks {
+                // A task that failed has nothing more to say.
+                let _ = task.await;
+            }
+        };
+        // What does not answer by then is not waited for.
+        let _ = tokio::time::timeout(LAST_WORD, all).await;
     }
 }
 
@@ -121,25 +150,41 @@ impl Drop for Observer {
     }
 }
 
-async fn ask_forever(mut feed: Feed, clock: RunClock, sink: Arc<dyn Sink>) {
+async fn ask_on(mut feed: Feed, clock: RunClock, sink: Arc<dyn Sink>, mut stopped: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(feed.every());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        ticks.tick().await;
-        let time = clock.now();
-        match feed.poll(clock).await {
-            Ok(samples) => samples.into_iter().for_each(|sample| sink.sample(sample)),
-            Err(problem) => {
-                sink.event(Event::ScrapeFailed {
-                    time,
-                    source: feed.source(),
-                    replica: feed.replica(),
-                    reason: problem.reason,
-                });
-                if let Some(wait) = problem.retry_after {
-                    tokio::time::sleep(wait).await;
-                }
+        let asked = async {
+            ticks.tick().await;
+            if let Some(wait) = ask(&mut feed, clock, &sink).await {
+                tokio::time::sleep(wait).await;
             }
+        };
+        tokio::select! {
+            () = asked => {}
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    if let Some(delay) = feed.delay() {
+        tokio::time::sleep(delay).await;
+        ask(&mut feed, clock, &sink).await;
+    }
+}
+
+/// Asks once. Gives how long the source wants to be left alone.
+async fn ask(feed: &mut Feed, clock: RunClock, sink: &Arc<dyn Sink>) -> Option<Duration> {
+    let time = clock.now();
+    match feed.poll(clock).await {
+        Ok(samples) => {
+            for sample in samples {
+                sink.sample(sample);
+            }
+            None
+        }
+        Err(problem) => {
+            let (source, replica, reason) = (feed.source(), feed.replica(), problem.reason);
+            sink.event(Event::ScrapeFailed { time, source, replica, reason });
+            problem.retry_after
         }
     }
 }

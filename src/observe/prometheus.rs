@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(super) const EVERY: Duration = Duration::from_secs(5);
 /// Resolution of an evaluation.
 const STEP: f64 = 1.0;
-/// What is newer than this may still be on its way into the server's store.
+/// What is newer than this, seconds, may still be on its way into the server's store.
 const SETTLE: f64 = 2.0;
 /// Most time that one question covers.
 const SPAN_MOST: f64 = 300.0;
