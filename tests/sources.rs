@@ -10,8 +10,8 @@ mod doubles;
 
 use calibrate::measurement::{RunClock, Sample, Series, Source};
 use calibrate::observe::{
-    CloudMonitoring, Feed, GoogleAccess, GoogleCredentials, Problem, ProblemKind, Profile, Prometheus, Query,
-    ReplicaNames, TimeSeries, client_builder, exposition,
+    ApiMetric, CloudMonitoring, Feed, GoogleAccess, GoogleCredentials, MetricsApi, Problem, ProblemKind,
+    Profile, Prometheus, Query, ReplicaNames, TimeSeries, client_builder, exposition,
 };
 use calibrate::record::{RecordedRun, read};
 use doubles::{Double, Reply, runtime};
@@ -68,6 +68,15 @@ fn a_vllm_server_is_recognized_and_gets_load_in_its_own_way() {
         assert_eq!((body["model"].as_str(), body["ignore_eos"].as_bool()), (Some("org/model"), Some(true)));
         assert_eq!(body["stream_options"]["include_usage"], true);
     }
+}
+
+#[test]
+fn the_scenario_of_vllm_asks_for_what_vllm_has() {
+    let text = include_str!("../scenarios/vllm.yaml");
+    let settings = calibrate::scenario::read_settings(Path::new("vllm.yaml"), text).unwrap();
+    let scenario = settings.resolve().unwrap();
+    let profile = Profile::built_in(&scenario.server).unwrap();
+    assert!(scenario.api.is_some() && profile.apis.contains(&"chat".to_owned()));
 }
 
 #[test]
@@ -594,6 +603,98 @@ fn one_tls_provider_is_compiled_in_for_all_clients() {
     let lock = include_str!("../Cargo.lock");
     assert_eq!(lock.matches("\nname = \"rustls\"\n").count(), 1, "one rustls");
     assert!(!lock.contains("\nname = \"openssl\"\n") && !lock.contains("\nname = \"native-tls\"\n"));
+}
+
+// ---- Kubernetes ----
+
+fn metrics_api(double: &Double, external: bool, replicas: u32) -> Feed {
+    install_tls();
+    let config = kube::Config::new(double.url.parse().unwrap());
+    let client = runtime().block_on(async { kube::Client::try_from(config) }).unwrap();
+    let metric =
+        |series, name: &str| ApiMetric { series, name: name.to_owned(), selector: "app=x".to_owned() };
+    let api = if external {
+        MetricsApi::external(client, "default", vec![metric(Series::GpuUtil, "a|duty_cycle")], replicas)
+    } else {
+        let metrics = vec![metric(Series::QueueSize, "prometheus.googleapis.com|q|gauge")];
+        MetricsApi::custom(client, "default", metrics, ReplicaNames::default(), replicas)
+    };
+    Feed::MetricsApi(Box::new(api))
+}
+
+fn status(code: u16, message: &str) -> Reply {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "X"});
+    Reply { status: code, ..Reply::json(&body) }
+}
+
+fn pods(values: &[(&str, &str)]) -> Reply {
+    let item = |(pod, value): &(&str, &str)| {
+        json!({"describedObject": {"kind": "Pod", "namespace": "default", "name": pod, "apiVersion": "/__internal"},
+               "timestamp": "2026-11-23T21:51:18Z", "value": value, "metric": {"name": "q", "selector": null}})
+    };
+    let items: Vec<Value> = values.iter().map(item).collect();
+    Reply::json(
+        &json!({"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2", "metadata": {}, "items": items}),
+    )
+}
+
+#[test]
+fn pods_metrics_are_read_per_pod_also_of_an_adapter_of_the_older_version() {
+    let double = Double::serve(|path, _, _| {
+        assert!(path.ends_with(
+            "/namespaces/default/pods/*/prometheus.googleapis.com%7Cq%7Cgauge?labelSelector=app%3Dx"
+        ));
+        if path.contains("/v1beta1/") {
+            pods(&[("a", "4"), ("b", "500m")])
+        } else {
+            status(404, "no such version")
+        }
+    });
+    let samples = check(&mut metrics_api(&double, false, 2)).unwrap();
+    let seen: Vec<_> = samples.iter().map(|s| (s.replica, s.get(Series::QueueSize).unwrap())).collect();
+    assert_eq!(seen, [(0, 4.0), (1, 0.5)]);
+}
+
+#[test]
+fn an_external_metric_is_what_the_hpa_divides() {
+    let double = Double::serve(|_, _, _| {
+        let item = |value: &str| json!({"metricName": "x", "metricLabels": {"resource.type": "k8s_container"}, "timestamp": "2026-11-23T21:51:18Z", "value": value});
+        Reply::json(
+            &json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}, "items": [item("60"), item("61500m")]}),
+        )
+    });
+    let samples = check(&mut metrics_api(&double, true, 2)).unwrap();
+    assert_eq!(samples[0].get(Series::GpuUtil), Some(60.75), "the sum over the series, per replica");
+}
+
+#[test]
+fn what_is_wrong_with_a_metrics_api_is_said_with_the_mend() {
+    type Case = (fn() -> Reply, ProblemKind, &'static str);
+    let cases: [Case; 5] = [
+        (
+            || status(404, "the server could not find the metric"),
+            ProblemKind::NotFound,
+            "is the metrics adapter installed",
+        ),
+        (
+            || status(403, "pods.custom.metrics.k8s.io is forbidden"),
+            ProblemKind::Forbidden,
+            "verbs get and list",
+        ),
+        (
+            || status(503, "the server is currently unable to handle the request"),
+            ProblemKind::Failing,
+            "APIService",
+        ),
+        (|| pods(&[]), ProblemKind::Missing, "the HPA would see a missing metric"),
+        (|| pods(&[("a", "many")]), ProblemKind::Malformed, "'many', which is no quantity"),
+    ];
+    for (answer, kind, expected) in cases {
+        let double = Double::serve(move |_, _, _| answer());
+        let problem = check(&mut metrics_api(&double, false, 1)).unwrap_err();
+        assert_eq!(problem.kind, kind, "{problem}");
+        assert!(problem.reason.contains(expected), "{expected}: {problem}");
+    }
 }
 
 // ---- The record ----
