@@ -609,7 +609,8 @@ fn one_tls_provider_is_compiled_in_for_all_clients() {
 
 fn metrics_api(double: &Double, external: bool, replicas: u32) -> Feed {
     install_tls();
-    let config = kube::Config::new(double.url.parse().unwrap());
+    let mut config = kube::Config::new(double.url.parse().unwrap());
+    config.default_retry = false;
     let client = runtime().block_on(async { kube::Client::try_from(config) }).unwrap();
     let metric =
         |series, name: &str| ApiMetric { series, name: name.to_owned(), selector: "app=x".to_owned() };

@@ -233,12 +233,13 @@ impl Sources<'_> {
     }
 }
 
-/// The cluster that KUBECONFIG names, or that calibrate runs in.
+/// The cluster that KUBECONFIG names, or that calibrate runs in. A failure is to be seen and not to be
+/// tried over: the next question comes soon enough.
 async fn kubernetes() -> Result<kube::Client, Failure> {
-    kube::Client::try_default()
-        .await
-        .context("no access to a Kubernetes cluster; set KUBECONFIG, or run inside the cluster")
-        .or_exit(Exit::Failed)
+    const NONE: &str = "no access to a Kubernetes cluster; set KUBECONFIG, or run inside the cluster";
+    let mut config = kube::Config::infer().await.context(NONE).or_exit(Exit::Failed)?;
+    config.default_retry = false;
+    kube::Client::try_from(config).context(NONE).or_exit(Exit::Failed)
 }
 
 fn external_metric(
