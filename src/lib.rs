@@ -21,7 +21,7 @@
 //! | [`scenario`] | what the user asked for: file, flags, validation |
 //! | [`plan`] | steps, arrival times, request sizes, the next step of a search |
 //! | [`drive`] | the load engine: workers, pacing, requests, stream decoding |
-//! | [`observe`] | metric sources: exposition scrape of servers and of DCGM |
+//! | [`observe`] | metric sources: scrapes by server profile, DCGM, NVML, Prometheus, Cloud Monitoring, metrics APIs |
 //! | [`record`] | the run directory: format, recorder, reader |
 //! | [`batching`] | the continuous-batching server as a state machine with its own clock |
 //! | [`simulator`] | that server in real time behind TGI's HTTP |

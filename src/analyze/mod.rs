@@ -5,6 +5,7 @@
 
 mod capacity;
 mod gauges;
+pub mod lag;
 mod latency;
 pub mod server_model;
 mod slo;
@@ -48,6 +49,7 @@ pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
     };
     Analysis {
         slos: slos.to_vec(),
+        lags: lag::lags(measured.samples),
         prediction: server_model::predict(measured, slos, known),
         surface: surface::measured(&steps, measured.replicas),
         replicas: measured.replicas,

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
@@ -46,7 +47,7 @@ pub struct Cli {
 }
 
 /// Flags whose value, given wrongly, may be a secret.
-const SECRET_FLAGS: [&str; 2] = ["--bearer-token", "--header"];
+const SECRET_FLAGS: [&str; 4] = ["--bearer-token", "--header", "--prometheus-token", "--google-credentials"];
 
 impl Cli {
     /// The command line of this process. A wrong one, `--help` and `--version` end the process here.
@@ -73,6 +74,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Look whether the server and every source of its metrics is there, fresh and plausible
+    Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
     /// Find what is wrong with HPA and ScaledObject manifests, before or after a run

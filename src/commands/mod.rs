@@ -2,6 +2,7 @@
 
 mod bench;
 mod derive;
+pub mod doctor;
 pub mod help;
 pub mod hpa;
 mod input;
@@ -10,7 +11,9 @@ pub mod manifests;
 mod recommend;
 mod report;
 mod run;
+mod server;
 mod sim;
+mod sources;
 mod study;
 
 use crate::cli::console::Console;
@@ -25,6 +28,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Doctor(arguments) => doctor::doctor(*arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Lint(arguments) => lint::lint(&arguments, console),
         Command::Manifests(arguments) => manifests::manifests(*arguments, console),

@@ -96,6 +96,7 @@ fn analysis() -> Analysis {
     let check =
         |name, verdict| ValidityCheck { name, verdict, detail: format!("{name}: figures | with a bar") };
     Analysis {
+        lags: Vec::new(),
         slos: vec![slo],
         replicas: Replicas(1),
         steps: vec![step(0, 2.0, 0.2, 4.0, 0.0), step(1, 6.0, 0.9, 14.0, 0.5), step(2, 10.0, 5.0, 30.0, 6.0)],
