@@ -1,13 +1,87 @@
-//! SLO capacity by interpolation between the last step that holds and the first that fails.
-//!
-//! Simple and honest about it: the true limit lies somewhere between two measured loads, and those
-//! two are the interval that is reported.
+//! SLO capacity: by the fitted server where its counters allow, else by what clients saw.
 
-use super::{Bracket, Capacity, Method, NoCapacity, SloCheck, StepAnalysis};
-use crate::units::{Limit, Rate, Replicas};
+use super::server_model::{NoPrediction, Prediction};
+use super::{Bracket, Capacity, Measured, Method, NoCapacity, SloCheck, StepAnalysis, logistic};
+use crate::units::{Limit, Rate, Replicas, Slo, SloMetric};
+
+/// Steps from this share of the predicted capacity on test the prediction.
+const NEAR: f64 = 0.7;
+/// A prediction is contradicted where, at the same arrivals, clients saw so many more or fewer violations
+/// than the fitted server gives, in shares of the requests, and a figure so much off.
+const VIOLATIONS_OFF: f64 = 0.10;
+const FIGURE_OFF: f64 = 0.10;
 
 /// The load at which the first SLO is reached.
-pub(super) fn find(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacity, NoCapacity> {
+pub(super) fn find(
+    steps: &[StepAnalysis],
+    measured: &Measured,
+    slos: &[Slo],
+    prediction: &Result<Prediction, NoPrediction>,
+) -> Result<Capacity, NoCapacity> {
+    let by_clients = by_clients(steps, measured, slos);
+    let gaps_limited = slos.iter().any(|slo| slo.metric == SloMetric::Itl);
+    match prediction {
+        Ok(prediction) if !contradicted(prediction) => {
+            let predicted = predicted(prediction, &by_clients);
+            match by_clients {
+                // Single gaps are not played, so clients have the say where they are what breaks.
+                Ok(seen) if gaps_limited && seen.per_replica.0 < predicted.per_replica.0 => Ok(seen),
+                _ => Ok(predicted),
+            }
+        }
+        Err(NoPrediction::NotEnclosed) if by_clients == Err(NoCapacity::TooFewSteps) => {
+            Err(NoCapacity::NoLoadOrEveryLoad)
+        }
+        _ => by_clients,
+    }
+}
+
+/// Whether the steps near the predicted capacity came out otherwise than the fitted server does.
+pub(super) fn contradicted(prediction: &Prediction) -> bool {
+    let near = || prediction.agreement.iter().filter(|step| step.load.0 >= prediction.capacity.0 * NEAR);
+    let n: f64 = near().map(|step| step.n as f64).sum();
+    let mean = |of: &dyn Fn(&super::server_model::Agreement) -> f64| {
+        near().map(|step| step.n as f64 * of(step)).sum::<f64>() / n.max(1.0)
+    };
+    let violations = mean(&|step| step.measured - step.played).abs();
+    let figure = mean(&|step| step.figure_off.unwrap_or(0.0)).abs();
+    n > 0.0 && violations > VIOLATIONS_OFF && figure > FIGURE_OFF
+}
+
+fn predicted(prediction: &Prediction, by_clients: &Result<Capacity, NoCapacity>) -> Capacity {
+    Capacity {
+        per_replica: prediction.capacity,
+        low: prediction.low,
+        high: prediction.high,
+        method: Method::ServerModel,
+        replicas: prediction.production,
+        limited_by: prediction.limited_by,
+        bracket: by_clients.as_ref().ok().and_then(|seen| seen.bracket),
+    }
+}
+
+/// By client latencies alone: a logistic curve over all requests, else a straight line between the last step
+/// that holds and the first that fails.
+fn by_clients(steps: &[StepAnalysis], measured: &Measured, slos: &[Slo]) -> Result<Capacity, NoCapacity> {
+    let line = interpolate(steps, measured.replicas)?;
+    let around = (line.low.0, line.high.0);
+    let open = steps.iter().all(|step| step.mark.load.is_open_loop());
+    let crossing = open.then(|| logistic::first_crossing(steps, measured, slos, around)).flatten();
+    Ok(match crossing {
+        Some(found) => Capacity {
+            per_replica: Rate(found.load),
+            low: Rate(found.low),
+            high: Rate(found.high),
+            method: Method::Logistic,
+            limited_by: found.slo,
+            ..line
+        },
+        None => line,
+    })
+}
+
+/// The load at which the first SLO is reached, on a straight line.
+fn interpolate(steps: &[StepAnalysis], replicas: Replicas) -> Result<Capacity, NoCapacity> {
     let mut order: Vec<usize> = (0..steps.len()).filter(|i| steps[*i].is_judged()).collect();
     order.sort_by(|a, b| steps[*a].mark.load.level().total_cmp(&steps[*b].mark.load.level()));
     if order.len() < 2 {
@@ -108,23 +182,23 @@ pub(super) mod tests {
     fn the_limit_is_interpolated_between_the_last_step_that_holds_and_the_first_that_fails() {
         let steps =
             [step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, Some(1.0), 10.0), step(2, 8.0, Some(5.0), 30.0)];
-        let capacity = find(&steps, Replicas(1)).unwrap();
+        let capacity = interpolate(&steps, Replicas(1)).unwrap();
         assert_eq!(capacity.per_replica, Rate(5.0));
         assert_eq!((capacity.low, capacity.high), (Rate(4.0), Rate(8.0)));
-        let shared = find(&steps, Replicas(2)).unwrap();
+        let shared = interpolate(&steps, Replicas(2)).unwrap();
         assert_eq!(shared.per_replica, Rate(2.5));
     }
 
     #[test]
     fn an_infinite_figure_puts_the_limit_at_the_step_that_holds() {
-        let capacity = find(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
+        let capacity = interpolate(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
         assert_eq!(capacity.per_replica, Rate(2.0));
     }
 
     #[test]
     fn steps_are_taken_in_the_order_of_their_load() {
         let steps = [step(0, 8.0, Some(5.0), 30.0), step(1, 4.0, Some(1.0), 10.0)];
-        let capacity = find(&steps, Replicas(1)).unwrap();
+        let capacity = interpolate(&steps, Replicas(1)).unwrap();
         let bracket = capacity.bracket.unwrap();
         assert_eq!((bracket.lower_step, bracket.upper_step), (1, 0));
     }
@@ -132,8 +206,8 @@ pub(super) mod tests {
     #[test]
     fn without_both_sides_there_is_no_capacity() {
         let (good, bad) = (step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, Some(3.0), 10.0));
-        assert_eq!(find(&[good.clone(), good.clone()], Replicas(1)), Err(NoCapacity::NeverReached));
-        assert_eq!(find(&[bad.clone(), bad], Replicas(1)), Err(NoCapacity::NeverMet));
-        assert_eq!(find(&[good], Replicas(1)), Err(NoCapacity::TooFewSteps));
+        assert_eq!(interpolate(&[good.clone(), good.clone()], Replicas(1)), Err(NoCapacity::NeverReached));
+        assert_eq!(interpolate(&[bad.clone(), bad], Replicas(1)), Err(NoCapacity::NeverMet));
+        assert_eq!(interpolate(&[good], Replicas(1)), Err(NoCapacity::TooFewSteps));
     }
 }

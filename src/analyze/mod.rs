@@ -7,8 +7,10 @@ mod capacity;
 mod gauges;
 pub mod lag;
 mod latency;
+mod logistic;
 pub mod server_model;
 mod slo;
+mod steady;
 mod steps;
 mod surface;
 mod timeline;
@@ -43,15 +45,20 @@ pub struct Measured<'a> {
 pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
     let steps = analyze_steps(measured, slos);
     let validity = validity::judge(measured, &steps, slos);
+    let prediction = server_model::predict(measured, slos, known);
     let capacity = match validity.verdict {
         Verdict::Invalid => Err(NoCapacity::Invalid),
-        _ => capacity::find(&steps, measured.replicas),
+        _ if steps::all_growing(&steps) => Err(NoCapacity::NoSteadyState),
+        _ => capacity::find(&steps, measured, slos, &prediction),
     };
+    let played = prediction.as_ref().ok().filter(|_| {
+        capacity.as_ref().is_ok_and(|capacity| capacity.method == Method::ServerModel)
+    });
     Analysis {
         slos: slos.to_vec(),
         lags: lag::lags(measured.samples),
-        prediction: server_model::predict(measured, slos, known),
-        surface: surface::measured(&steps, measured.replicas),
+        surface: surface::surface(&steps, measured, played),
+        prediction,
         replicas: measured.replicas,
         timeline: timeline::build(measured),
         validity,

@@ -149,6 +149,28 @@ fn failed_shares(attempts: &[&RequestOutcome]) -> (f64, f64) {
     ((failed - cut) / n, failed / n)
 }
 
+/// How many requests break a limit, of how many. `None` for limits on single gaps and means, and where the
+/// server does not say what it needs.
+pub(super) fn violations(slo: Slo, attempts: &[&RequestOutcome], all: &[Slo]) -> Option<(f64, f64)> {
+    let n = attempts.len() as f64;
+    match (slo.metric, slo.limit) {
+        (SloMetric::Itl, _) => None,
+        (SloMetric::Error, _) => Some((failed_shares(attempts).0 * n, n)),
+        (SloMetric::Goodput, _) => Some(((1.0 - good_shares(attempts, all).0) * n, n)),
+        (metric, Limit::AtMost(limit)) => {
+            let figures = attempts.iter().map(|request| figure(request, metric));
+            let figures: Vec<Figure> = figures.filter(|figure| *figure != Figure::Inapplicable).collect();
+            let broken = figures.iter().filter(|figure| match figure {
+                Figure::Is(value) | Figure::AtLeast(value) => *value > limit,
+                _ => true,
+            });
+            let known = !figures.contains(&Figure::Unknown);
+            known.then(|| (broken.count() as f64, figures.len() as f64))
+        }
+        _ => None,
+    }
+}
+
 /// Requests within every latency limit over all attempts. A limit on ITL is a limit on single
 /// gaps and not on requests, so it takes no part. `None` without attempts.
 pub(super) fn goodput(attempts: &[&RequestOutcome], slos: &[Slo]) -> Option<f64> {

@@ -2,13 +2,10 @@
 
 use super::latency::{sorted, summarize, summarize_histogram};
 use super::slo::{GapFigures, check, goodput};
-use super::{Measured, Steadiness, StepAnalysis, gauges};
+use super::{Measured, Steadiness, StepAnalysis, gauges, steady};
 use crate::measurement::{Event, Phase, RequestOutcome, Series, StepMark};
 use crate::units::{Rate, Seconds, Slo};
 use std::collections::BTreeMap;
-
-/// Below this many requests nothing is said about a steady state.
-const LEAST_FOR_STEADINESS: usize = 10;
 
 /// The steps that were driven to their planned end, in order, with the requests dispatched in each. A step that was cut short is not
 /// judged: what cut it may have spoiled it.
@@ -31,6 +28,15 @@ pub(super) fn driven(events: &[Event]) -> Vec<(StepMark, Option<(u64, u64)>)> {
         .collect()
 }
 
+/// The requests of the measured part of a step.
+pub(super) fn attempts<'a>(mark: &StepMark, measured: &Measured<'a>) -> Vec<&'a RequestOutcome> {
+    // A closed loop goes on for a moment after the end of its step.
+    let belongs = |r: &&RequestOutcome| {
+        r.step == mark.index && r.phase == Phase::Hold && (mark.hold_start..mark.end).contains(&r.scheduled)
+    };
+    measured.requests.iter().filter(belongs).collect()
+}
+
 /// Analyzes the measured part of a step.
 pub(super) fn analyze_step(
     (mark, ids): (StepMark, Option<(u64, u64)>),
@@ -41,10 +47,8 @@ pub(super) fn analyze_step(
         let rows = measured.requests.iter().filter(|r| (from..to).contains(&r.id)).count();
         (to.saturating_sub(from) as usize).saturating_sub(rows)
     });
-    // A closed loop goes on for a moment after the end of its step.
-    let belongs =
-        |r: &&RequestOutcome| r.step == mark.index && r.phase == Phase::Hold && r.scheduled < mark.end;
-    let attempts: Vec<&RequestOutcome> = measured.requests.iter().filter(belongs).collect();
+    let mark = StepMark { hold_start: steady::settled(measured.requests, &mark), ..mark };
+    let attempts = attempts(&mark, measured);
     let ok: Vec<&RequestOutcome> = attempts.iter().copied().filter(|r| r.is_ok()).collect();
     let mut failures = BTreeMap::new();
     for kind in attempts.iter().filter_map(|request| request.error) {
@@ -94,7 +98,7 @@ pub(super) fn analyze_step(
         batch: gauge(Series::BatchSize),
         gpu: gauge(Series::GpuUtil),
         checks: slos.iter().map(|slo| check(*slo, &attempts, gap_figures.as_ref(), slos)).collect(),
-        steady: steadiness(measured.requests, &mark, attempts.len()),
+        steady: steady::steadiness(measured.requests, &mark, attempts.len()),
     }
 }
 
@@ -117,20 +121,14 @@ pub(super) fn mean_in_flight(requests: &[RequestOutcome], from: Seconds, to: Sec
     requests.iter().filter_map(span).map(overlap).sum::<f64>() / (to - from).0
 }
 
-fn in_flight_at(requests: &[RequestOutcome], time: Seconds) -> f64 {
+pub(super) fn in_flight_at(requests: &[RequestOutcome], time: Seconds) -> f64 {
     requests.iter().filter_map(span).filter(|(start, end)| *start <= time.0 && time.0 < *end).count() as f64
 }
 
-/// In-flight requests must not have grown by more than chance: three standard deviations of a
-/// difference of two Poisson counts, and 5 % of what was offered.
-fn steadiness(requests: &[RequestOutcome], mark: &StepMark, attempts: usize) -> Steadiness {
-    if attempts < LEAST_FOR_STEADINESS {
-        return Steadiness::Unknown;
-    }
-    let (before, after) = (in_flight_at(requests, mark.hold_start), in_flight_at(requests, mark.end));
-    let by = after - before;
-    let chance = 3.0 * (before + after).max(1.0).sqrt();
-    if by > chance && by > 0.05 * attempts as f64 { Steadiness::Growing { by } } else { Steadiness::Steady }
+/// Whether no step that was judged reached a steady state.
+pub(super) fn all_growing(steps: &[StepAnalysis]) -> bool {
+    let mut judged = steps.iter().filter(|step| step.is_judged()).peekable();
+    judged.peek().is_some() && judged.all(|step| matches!(step.steady, Steadiness::Growing { .. }))
 }
 
 #[cfg(test)]

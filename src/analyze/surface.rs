@@ -1,7 +1,9 @@
 //! The response surface: how each metric of a replica follows its load.
 
+use super::Measured;
+use super::server_model::Prediction;
 use super::types::StepAnalysis;
-use crate::units::{Rate, Replicas, Signal};
+use crate::units::{Rate, Signal};
 use serde::Serialize;
 
 /// Loads this far below and above a load, as a share of it, give the elasticity there.
@@ -112,6 +114,10 @@ pub struct Surface {
     pub batch: Option<Curve>,
     /// GPU utilization, percent.
     pub gpu: Option<Curve>,
+    /// Requests in flight, counted: with those that no gauge shows during their prefill.
+    pub in_flight: Option<Curve>,
+    /// Reserved KV tokens as a share of the budget, 0 to 1.
+    pub kv: Option<Curve>,
     /// Share of requests that break a limit, 0 to 1.
     pub violations: Option<Curve>,
     /// The largest batch that requests like the measured ones fit into, where a limit is known.
@@ -133,22 +139,42 @@ impl Surface {
     }
 }
 
-/// The surface that the steps show.
-pub(super) fn measured(steps: &[StepAnalysis], replicas: Replicas) -> Surface {
-    let curve = |figure: fn(&StepAnalysis) -> Option<f64>| {
+/// The surface: as played where the fitted server gives the capacity, else as the steps show it. The
+/// utilization of the GPU is always measured.
+pub(super) fn surface(
+    steps: &[StepAnalysis],
+    measured: &Measured,
+    played: Option<&Prediction>,
+) -> Surface {
+    let replicas = measured.replicas;
+    let curve = |figure: &dyn Fn(&StepAnalysis) -> Option<f64>| {
         let points = steps
             .iter()
             .filter(|step| step.attempts > 0)
             .filter_map(|step| Some((step.carried(replicas).0, figure(step)?)));
         Curve::new(Origin::Measured, points)
     };
-    Surface {
-        queue: curve(|step| Some(step.queue?.mean)),
-        batch: curve(|step| Some(step.batch?.mean)),
-        gpu: curve(|step| Some(step.gpu?.mean)),
-        violations: curve(|step| Some(1.0 - step.goodput?)),
+    let measured = Surface {
+        queue: curve(&|step| Some(step.queue?.mean)),
+        batch: curve(&|step| Some(step.batch?.mean)),
+        gpu: curve(&|step| Some(step.gpu?.mean)),
+        in_flight: curve(&|step| Some(step.in_flight / f64::from(replicas.0.max(1)))),
+        kv: None,
+        violations: curve(&|step| Some(1.0 - step.goodput?)),
         batch_cap: None,
         stability: None,
+    };
+    let Some(played) = played else { return measured };
+    let curves = played.curves.clone();
+    Surface {
+        queue: curves.queue,
+        batch: curves.batch,
+        in_flight: curves.in_flight,
+        kv: curves.kv,
+        violations: curves.violations,
+        batch_cap: played.batch_cap,
+        stability: Some(played.half_saturation),
+        gpu: measured.gpu,
     }
 }
 

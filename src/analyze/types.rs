@@ -223,6 +223,12 @@ pub enum NoCapacity {
     /// Fewer than two measured steps.
     #[error("too few measured steps to find where the SLO breaks")]
     TooFewSteps,
+    /// The fitted server keeps the SLO at every load that can be tried, or at none.
+    #[error("the SLO is met at every load that the server can be given, or at none")]
+    NoLoadOrEveryLoad,
+    /// No step reached a steady state.
+    #[error("no step reached a steady state: requests in flight kept growing in all of them")]
+    NoSteadyState,
     /// The measurement is invalid.
     #[error("the measurement is invalid, so nothing is derived from it")]
     Invalid,

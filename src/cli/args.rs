@@ -6,7 +6,7 @@ use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
 use crate::commands::manifests::ManifestsArgs;
 use crate::scenario::Settings;
-use crate::units::Slo;
+use crate::units::{Seconds, Signal, Slo};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -128,18 +128,52 @@ pub struct RunArgs {
 Examples:
   calibrate recommend reports/20261124T101500Z-demo --slo ttft:p99:1s --slo tpot:p95:80ms
       What the same measurement says under other limits; nothing is written
-  calibrate recommend reports/20261124T101500Z-demo --tolerance 0.05 --json
-      For an HPA whose controller has another tolerance")]
+  calibrate recommend reports/20261124T101500Z-demo --startup 4m --growth 0.2 --production-replicas 8
+      For slower replicas, load that grows faster, and eight replicas that share it
+  calibrate recommend reports/monday reports/tuesday --tolerance 0.05 --json
+      Two runs of one deployment together, for a controller with another tolerance")]
 pub struct RecommendArgs {
-    /// Directory of the run
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
+    /// Directory of the run; several of one deployment are taken together
+    #[arg(value_name = "RUN", required = true, num_args = 1..)]
+    pub run: Vec<PathBuf>,
     /// A limit instead of the run's own, METRIC:STAT:LIMIT (repeatable)
     #[arg(long, value_name = "SLO", action = clap::ArgAction::Append)]
     pub slo: Vec<Slo>,
-    /// Tolerance of the HPA controller, as a fraction of 1, instead of the run's own
+    /// Recommend this metric, whatever speaks against it
+    #[arg(long, value_name = "METRIC", value_parser = signal)]
+    pub metric: Option<Signal>,
+    /// What is assumed of the control loop, instead of what the run assumed.
+    #[command(flatten)]
+    pub other: LoopArgs,
+}
+
+/// What is assumed of the control loop around the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Args)]
+pub struct LoopArgs {
+    /// Tolerance of the HPA controller, as a fraction of 1
     #[arg(long, value_name = "FRACTION")]
     pub tolerance: Option<f64>,
+    /// Delay of the metric on its way to the HPA, like 30s
+    #[arg(long, value_name = "TIME")]
+    pub lag: Option<Seconds>,
+    /// Time from the decision to scale up until the new replica serves, like 2m
+    #[arg(long, value_name = "TIME")]
+    pub startup: Option<Seconds>,
+    /// Growth of the load that must be survived, as a fraction per minute
+    #[arg(long, value_name = "FRACTION")]
+    pub growth: Option<f64>,
+    /// Replicas that share the load in production
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub production_replicas: Option<u32>,
+}
+
+/// A metric by its name.
+fn signal(text: &str) -> Result<Signal, String> {
+    let names = || Signal::ALL.into_iter().map(Signal::slug);
+    Signal::ALL
+        .into_iter()
+        .find(|signal| signal.slug() == text)
+        .ok_or_else(|| format!("there are: {}", names().collect::<Vec<_>>().join(", ")))
 }
 
 /// Arguments of `report`.

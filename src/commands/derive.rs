@@ -4,16 +4,17 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance};
-use crate::measurement::{Sample, Series};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
+use crate::measurement::{Sample, Series, Source};
 use crate::plan::RequestSource;
-use crate::recommend::{Recommendation, recommend};
+use crate::recommend::{Assumptions, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
-use crate::units::Replicas;
-use anyhow::Context;
-use std::path::Path;
+use crate::units::{Replicas, Signal};
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
 
 /// What a record tells.
 pub(super) struct Derived {
@@ -33,16 +34,59 @@ pub(super) struct ManifestSet<'a> {
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
 pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
-    let derived = read(directory, Settings::default())?;
+    let derived = read(&[directory.to_owned()], Settings::default(), None)?;
     derived.write(directory)?;
     Ok(derived)
 }
 
-/// Reads the run in `directory` and analyzes it, with what `other` says instead of its scenario.
-pub(super) fn read(directory: &Path, other: Settings) -> anyhow::Result<Derived> {
-    let run = record::read(directory)?;
-    let settings = recorded_settings(&run, directory)?;
-    from_run(&run, &other.over(settings).resolve()?)
+/// Reads runs and analyzes them together, with what `other` says instead of the first one's scenario, and
+/// `metric` for the one to recommend.
+pub(super) fn read(
+    directories: &[PathBuf],
+    other: Settings,
+    metric: Option<Signal>,
+) -> anyhow::Result<Derived> {
+    let (directory, more) = directories.split_first().context("no run directory is named")?;
+    let first = record::read(directory)?;
+    let scenario = other.over(recorded_settings(&first, directory)?).resolve()?;
+    let mut others = Vec::new();
+    for directory in more {
+        let run = record::read(directory)?;
+        same_deployment(&first, &run, directory, &scenario)?;
+        others.push(run);
+    }
+    let run = record::together(first, others);
+    from_run(&run, &scenario, metric)
+}
+
+/// Runs can only be taken together where server, replicas and requests are the same.
+fn same_deployment(
+    first: &RecordedRun,
+    other: &RecordedRun,
+    directory: &Path,
+    scenario: &Scenario,
+) -> anyhow::Result<()> {
+    let settings = recorded_settings(other, directory)?.resolve()?;
+    let differs = if first.info.server() != other.info.server() {
+        Some(("server", first.info.server(), other.info.server()))
+    } else if settings.replicas != scenario.replicas {
+        Some(("number of replicas", scenario.replicas.to_string(), settings.replicas.to_string()))
+    } else if (settings.input_tokens, settings.output_tokens, &settings.dataset, settings.max_new_tokens)
+        != (scenario.input_tokens, scenario.output_tokens, &scenario.dataset, scenario.max_new_tokens)
+    {
+        let sizes = |s: &Scenario| format!("{} and {}", s.input_tokens, s.output_tokens);
+        Some(("requests", sizes(scenario), sizes(&settings)))
+    } else {
+        None
+    };
+    match differs {
+        None => Ok(()),
+        Some((what, one, two)) => Err(anyhow!(
+            "{} cannot be taken together with {}: the {what} differ ({two} for {one}); recommend from each on its own",
+            directory.display(),
+            first.info.run_id
+        )),
+    }
 }
 
 /// The scenario that a run was made with.
@@ -51,7 +95,7 @@ pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
-fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
+fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> anyhow::Result<Derived> {
     let measured = Measured {
         requests: &run.requests,
         samples: &run.samples,
@@ -61,19 +105,37 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     };
     let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation =
-        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, scenario.tolerance));
+        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, assumptions(scenario)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
-        let mut names = names(&scenario.cluster, scenario.gpus_per_replica);
-        names.gpu_metric = gpu_metric(&run.samples);
-        recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-        let simulated = run.info.target.simulated;
-        let provenance = Provenance { lines: provenance(run, &analysis), simulated };
-        let all = manifest::render_all(recommendation, &names, &provenance)?;
-        manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
-        left_out = all.left_out;
+        if let Some(metric) = metric {
+            recommendation.prefer(metric);
+        }
+        match server(run.info.target.kind.as_deref()) {
+            Ok(server) => {
+                let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
+                names.gpu_metric = gpu_metric(&run.samples);
+                recommendation.warnings.extend(manifest::warnings(recommendation, &names));
+                let simulated = run.info.target.simulated;
+                let provenance = Provenance { lines: provenance(run, &analysis), simulated };
+                let all = manifest::render_all(recommendation, &names, &provenance)?;
+                manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+                left_out = all.left_out;
+            }
+            Err(reason) => recommendation.warnings.push(reason),
+        }
     }
     Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, left_out })
+}
+
+/// The control loop as the scenario describes it.
+fn assumptions(scenario: &Scenario) -> Assumptions {
+    Assumptions {
+        tolerance: scenario.tolerance,
+        lag: scenario.lag,
+        startup: scenario.startup,
+        growth: scenario.growth,
+    }
 }
 
 /// Requests that are drawn to know how large they are on average.
@@ -98,17 +160,37 @@ pub(super) fn known(info: Option<&serde_json::Value>, scenario: &Scenario) -> Kn
     }
 }
 
+/// The server as manifests know it, by the name of its profile; runs that name none are of TGI. `Err`: why none are written.
+pub(super) fn server(kind: Option<&str>) -> Result<Server, String> {
+    let Some(kind) = kind else { return Ok(Server::Tgi) };
+    let known = Server::value_variants().iter().copied().find(|server| server.slug() == kind);
+    known.ok_or_else(|| {
+        format!(
+            "no manifests are written: '{kind}' is a profile of your own, which does not say what an HPA finds its \
+             metrics by; put the target into yours"
+        )
+    })
+}
+
 /// The DCGM metric that the recorded GPU utilization was taken from: engine activity, where it is all
 /// that the exporter shows, is recorded as both.
 fn gpu_metric(samples: &[Sample]) -> GpuMetric {
-    let mut seen = samples.iter().filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
+    let by_exporter = samples.iter().filter(|sample| sample.source == Source::Gpu);
+    let mut seen = by_exporter.filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
     let any = seen.peek().is_some();
     let stands_in =
         any && seen.all(|sample| sample.get(Series::GpuEngineActive) == sample.get(Series::GpuUtil));
     if stands_in { GpuMetric::EngineActive } else { GpuMetric::GpuUtil }
 }
 
-/// The names of the manifests: as given, else as on Google's how-to page.
+/// The names of the manifests for a server.
+pub(super) fn names_for(server: Server, given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
+    let names = names(given, gpus_per_replica);
+    let metrics_port = given.metrics_port.clone().unwrap_or_else(|| server.default_port().to_owned());
+    ClusterNames { server, metrics_port, ..names }
+}
+
+/// The names in the cluster: as given, else as on Google's how-to page.
 pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let page = ClusterNames::default();
     let given = given.clone();
@@ -142,7 +224,7 @@ fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
     ];
     if let Ok(capacity) = &analysis.capacity {
         lines.push(format!(
-            "SLO capacity: {} per replica, measured between {} and {}",
+            "SLO capacity: {} per replica, {} to {}",
             capacity.per_replica, capacity.low, capacity.high
         ));
     }
@@ -265,7 +347,7 @@ impl Derived {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measurement::Source;
+    use crate::observe::Profile;
     use crate::units::Seconds;
 
     #[test]
@@ -282,5 +364,18 @@ mod tests {
         assert_eq!(gpu_metric(&[sample(None)]), GpuMetric::GpuUtil);
         // Both are shown, and agree once by chance.
         assert_eq!(gpu_metric(&[sample(Some(50.0)), sample(Some(30.0))]), GpuMetric::GpuUtil);
+        // Cloud Monitoring has a utilization of its own, whatever the exporter shows.
+        let mut duty_cycle = Sample::new(Seconds(1.0), Seconds(0.0), Source::CloudMonitoring, 0);
+        duty_cycle.set(Series::GpuUtil, Some(60.0));
+        assert_eq!(gpu_metric(&[sample(Some(50.0)), duty_cycle]), GpuMetric::EngineActive);
+    }
+
+    #[test]
+    fn manifests_are_for_the_kind_of_server_that_was_measured() {
+        assert_eq!(server(None), Ok(Server::Tgi));
+        for profile in Profile::names() {
+            assert_eq!(server(Some(profile)).unwrap().slug(), profile);
+        }
+        assert!(server(Some("my-server")).unwrap_err().contains("'my-server' is a profile of your own"));
     }
 }

@@ -6,10 +6,10 @@ use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
-use crate::recommend::{Recommendation, Target, Term};
+use crate::recommend::{Assumptions, Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
-use crate::units::{Milli, Signal};
+use crate::units::{Milli, Seconds, Signal};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde_json::json;
@@ -99,7 +99,7 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
             tolerance: arguments.tolerance,
             ..Settings::default()
         };
-        let derived = derive::read(&run, other).or_exit(Exit::Usage)?;
+        let derived = derive::read(std::slice::from_ref(&run), other, None).or_exit(Exit::Usage)?;
         let Some(set) = derived.manifests() else {
             let run = run.display();
             return Err(anyhow!(
@@ -138,12 +138,13 @@ fn from_flags(arguments: ManifestsArgs) -> anyhow::Result<(Recommendation, Clust
     }
     let cluster = arguments.cluster.over(below.cluster);
     let gpus = arguments.gpus_per_replica.or(below.gpus_per_replica).unwrap_or(1);
-    let mut names = derive::names(&cluster, gpus);
-    names.server = arguments.server.unwrap_or_default();
+    let server = match (arguments.server, below.server.as_deref()) {
+        (Some(server), _) => server,
+        (None, Some("auto")) => Server::default(),
+        (None, kind) => derive::server(kind).map_err(anyhow::Error::msg)?,
+    };
+    let mut names = derive::names_for(server, &cluster, gpus);
     names.gpu_metric = arguments.gpu_metric.unwrap_or_default();
-    if cluster.metrics_port.is_none() {
-        names.server.default_port().clone_into(&mut names.metrics_port);
-    }
     Ok((recommendation(&arguments.targets, tolerance)?, names))
 }
 
@@ -159,7 +160,16 @@ fn recommendation(given: &[GivenTarget], tolerance: f64) -> anyhow::Result<Recom
         targets.push(target(signal, value, tolerance)?);
     }
     let recommended = given.first().map(|target| target.signal);
-    Ok(Recommendation { tolerance, targets, recommended, rationale: Vec::new(), warnings: Vec::new() })
+    // Given targets stand as they are: nothing but the tolerance was reckoned with.
+    let assumptions = Assumptions { tolerance, lag: Seconds::ZERO, startup: Seconds::ZERO, growth: 0.0 };
+    Ok(Recommendation {
+        assumptions,
+        targets,
+        recommended,
+        rationale: Vec::new(),
+        advice: Vec::new(),
+        warnings: Vec::new(),
+    })
 }
 
 fn target(signal: Signal, value: Option<Milli>, tolerance: f64) -> anyhow::Result<Target> {
@@ -188,7 +198,9 @@ fn target(signal: Signal, value: Option<Milli>, tolerance: f64) -> anyhow::Resul
         samples: 0,
         average_value,
         fires_at,
+        fires_at_load: None,
         terms: terms.into_iter().collect(),
+        gates: Vec::new(),
         remarks: Vec::new(),
     })
 }

@@ -1,15 +1,23 @@
-//! `calibrate recommend`: what a recorded run says under other limits. Nothing is written.
+//! `calibrate recommend`: what recorded runs say under other limits. Nothing is written.
 
 use super::derive;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RecommendArgs};
 use crate::scenario::Settings;
 
-/// Reads the record and derives from it anew.
+/// Reads the records and derives from them anew.
 pub(super) fn recommend(arguments: RecommendArgs, console: Console) -> Result<Exit, Failure> {
-    let RecommendArgs { run, slo, tolerance } = arguments;
-    let other = Settings { slo: (!slo.is_empty()).then_some(slo), tolerance, ..Settings::default() };
-    let derived = derive::read(&run, other).or_exit(Exit::Usage)?;
-    derived.show_result(&run, console);
+    let RecommendArgs { run, slo, metric, other } = arguments;
+    let other = Settings {
+        slo: (!slo.is_empty()).then_some(slo),
+        tolerance: other.tolerance,
+        lag: other.lag,
+        startup: other.startup,
+        growth: other.growth,
+        production_replicas: other.production_replicas,
+        ..Settings::default()
+    };
+    let derived = derive::read(&run, other, metric).or_exit(Exit::Usage)?;
+    derived.show_result(&run[0], console);
     Ok(derived.exit())
 }

@@ -96,7 +96,7 @@ impl Manifests {
 
 impl Set<'_> {
     pub(super) fn tolerance(&self) -> f64 {
-        self.recommendation.tolerance
+        self.recommendation.assumptions.tolerance
     }
 
     /// The target of a signal, if it has one.
@@ -345,7 +345,7 @@ fn in_unit(signal: Signal, value: Milli, names: &ClusterNames) -> Milli {
 
 /// A target that reckons with another tolerance than the controller has misses its mark.
 fn tolerance_warning(recommendation: &Recommendation, names: &ClusterNames) -> Option<String> {
-    let tolerance = recommendation.tolerance;
+    let tolerance = recommendation.assumptions.tolerance;
     (tolerance != DEFAULT_TOLERANCE && !names.has_tolerance()).then(|| {
         format!(
             "the targets reckon with a tolerance of {tolerance}, and controllers have {DEFAULT_TOLERANCE} unless told \

@@ -1,6 +1,6 @@
 use super::*;
-use crate::recommend::{Recommendation, Target, Term};
-use crate::units::{Milli, Signal};
+use crate::recommend::{Assumptions, Recommendation, Target, Term};
+use crate::units::{Milli, Seconds, Signal};
 use accepted::{reads_back, would_be_accepted};
 use clap::ValueEnum;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -16,9 +16,15 @@ fn target(signal: Signal, milli: i64) -> Target {
         samples: 20,
         average_value: Ok(Milli(milli)),
         fires_at: Some(Milli(milli * 11 / 10 + 1)),
+        fires_at_load: None,
         terms: vec![Term { name: "at the capacity".to_owned(), value: "24.25 requests".to_owned() }],
+        gates: Vec::new(),
         remarks: Vec::new(),
     }
+}
+
+fn with_tolerance(tolerance: f64) -> Assumptions {
+    Assumptions { tolerance, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 }
 }
 
 fn recommendation() -> Recommendation {
@@ -30,7 +36,14 @@ fn recommendation() -> Recommendation {
     ];
     targets[0].average_value = Err("no queue".to_owned());
     let recommended = Some(Signal::Batch);
-    Recommendation { tolerance: 0.1, targets, recommended, rationale: Vec::new(), warnings: Vec::new() }
+    Recommendation {
+        assumptions: with_tolerance(0.1),
+        targets,
+        recommended,
+        rationale: Vec::new(),
+        advice: Vec::new(),
+        warnings: Vec::new(),
+    }
 }
 
 fn names() -> ClusterNames {
@@ -285,7 +298,7 @@ fn what_a_server_does_not_show_is_left_out() {
 fn an_hpa_has_its_own_tolerance_where_the_cluster_knows_it() {
     let tolerance = |version: &str, tolerance: f64| {
         let names = ClusterNames { cluster_version: Some(version.to_owned()), ..known() };
-        let recommendation = Recommendation { tolerance, ..all_targets() };
+        let recommendation = Recommendation { assumptions: with_tolerance(tolerance), ..all_targets() };
         let behavior = parse(text(&render(&recommendation, &names), "hpa-batch.yaml")).spec.behavior.unwrap();
         let (up, down) = (behavior.scale_up.unwrap().tolerance, behavior.scale_down.unwrap().tolerance);
         assert_eq!(up, down);
@@ -304,7 +317,7 @@ fn an_hpa_has_its_own_tolerance_where_the_cluster_knows_it() {
 
 #[test]
 fn a_tolerance_that_controllers_do_not_have_by_default_is_warned_of() {
-    let other = Recommendation { tolerance: 0.05, ..recommendation() };
+    let other = Recommendation { assumptions: with_tolerance(0.05), ..recommendation() };
     let said = "behavior.scaleUp.tolerance";
     assert!(warnings(&other, &names())[0].contains(said));
     let header =

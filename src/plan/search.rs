@@ -89,6 +89,11 @@ impl Search {
         self.window() * 4.8
     }
 
+    /// What a step needs to fill the server: three times as long as a request takes, at least.
+    pub(super) fn warm_up(&self, length: Seconds) -> Seconds {
+        (self.single_latency * 3.0).max(length * 0.3).min(Seconds(30.0))
+    }
+
     fn guided(&self, driven: &[StepResult], guide: Guide) -> Wanted {
         let capacity = guide.capacity.0;
         let share = |step: &StepResult| step.rate.0 / capacity;

@@ -170,6 +170,7 @@ impl Plan {
         let warm_up = match &self.kind {
             Kind::Continuous(_) if place > 0 && !self.resumed => Seconds::ZERO,
             Kind::Continuous(_) if !self.resumed => self.warm_up.unwrap_or(Seconds::ZERO),
+            Kind::Adaptive(search) => self.warm_up.unwrap_or(search.warm_up(length)),
             _ => self.warm_up.unwrap_or((length * WARM_UP_SHARE).min(WARM_UP_MOST)),
         };
         // Half a step is the least that must stay to be measured.

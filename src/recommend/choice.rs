@@ -1,8 +1,8 @@
 //! Which metric to scale on, and what to know before doing so.
 
 use super::Target;
-use crate::analyze::{Analysis, Capacity, Steadiness, Verdict};
-use crate::units::Signal;
+use crate::analyze::{Analysis, Capacity, Method, Steadiness, Verdict};
+use crate::units::{Rate, Signal};
 
 /// The order in which metrics are preferred where nothing speaks against them. Batch size rises
 /// with load all the way; the queue only once the batch is full; GPU utilization hardly at all.
@@ -11,14 +11,16 @@ const PREFERENCE: [Signal; 4] = [Signal::Batch, Signal::Queue, Signal::Dcgm, Sig
 /// The metric to scale on, and why it and not the others.
 pub(super) fn choose(targets: &[Target]) -> (Option<Signal>, Vec<String>) {
     let of = |signal: Signal| targets.iter().find(|target| target.signal == signal);
-    let chosen = PREFERENCE.into_iter().find(|signal| of(*signal).is_some_and(|t| t.average_value.is_ok()));
-    let Some(chosen) = chosen else {
+    let has_target = |signal: &Signal| of(*signal).is_some_and(|target| target.average_value.is_ok());
+    let passes = |signal: &Signal| of(*signal).is_some_and(|t| t.gates.iter().all(|gate| gate.passed));
+    let order = || PREFERENCE.into_iter().filter(has_target);
+    let Some(chosen) = order().find(passes).or_else(|| order().next()) else {
         return (
             None,
             vec!["no metric has a value at the capacity that a target could be set on".to_owned()],
         );
     };
-    let mut rationale = vec![reason_for(chosen)];
+    let mut rationale = vec![reason_for(chosen, of(chosen))];
     for signal in PREFERENCE.into_iter().filter(|signal| *signal != chosen) {
         let Some(target) = of(signal) else { continue };
         let reason = match (&target.average_value, target.remarks.first()) {
@@ -31,40 +33,37 @@ pub(super) fn choose(targets: &[Target]) -> (Option<Signal>, Vec<String>) {
     (Some(chosen), rationale)
 }
 
-fn reason_for(signal: Signal) -> String {
+fn reason_for(signal: Signal, target: Option<&Target>) -> String {
+    let gates = || target.into_iter().flat_map(|target| &target.gates);
+    if let Some(failed) = gates().find(|gate| !gate.passed) {
+        return format!("{}, for want of a better one: {}", signal.title(), failed.detail);
+    }
     let reason = match signal {
         Signal::Batch => "it rises with the load all the way to the capacity",
         Signal::Queue => "the batch size gives no target, and a queue at least shows that the batch is full",
         Signal::DutyCycle | Signal::Dcgm => "neither of the server's own metrics gives a target",
     };
-    format!("{}, because {reason}", signal.title())
+    let elasticity = gates().find(|gate| gate.name == "elasticity").map(|gate| format!(": {}", gate.detail));
+    format!("{}, because {reason}{}", signal.title(), elasticity.unwrap_or_default())
 }
 
 /// Steps further apart than this factor leave the capacity open to more than a straight line can tell.
 const WIDE: f64 = 1.5;
+/// Loads from this share of the capacity on count as having reached it.
+const REACHED: f64 = 0.9;
 
 /// Warnings about the whole recommendation.
 pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Option<Signal>) -> Vec<String> {
-    let mut warnings = vec![format!(
-        "the capacity lies somewhere from {} to {} per replica: it is interpolated between two steps, without \
-         allowance for growth of the load while a new replica starts",
-        capacity.low, capacity.high
-    )];
-    let apart = capacity.high.0 / capacity.low.0;
-    if apart > WIDE {
-        warnings.insert(
-            0,
-            format!("the last step that holds and the first that fails are a factor of {apart:.1} apart: drive steps between them"),
-        );
-    }
+    let mut warnings = about_capacity(analysis, capacity);
     if recommended == Some(Signal::Queue) {
         warnings.push(
             "the only usable metric is the queue: expect replicas to swing; limit scale-down".to_owned(),
         );
     }
-    if analysis.replicas.0 == 1 {
+    if capacity.replicas.0 == 1 {
         warnings.push(
-            "measured on one replica: several share peaks better, so each then carries somewhat more"
+            "reckoned for one replica: several share peaks better, so each then carries somewhat more; say how many with \
+             --production-replicas"
                 .to_owned(),
         );
     }
@@ -77,6 +76,63 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
     }
     for check in analysis.validity.checks.iter().filter(|check| check.verdict == Verdict::Remark) {
         warnings.push(format!("{}: {}", check.name, check.detail));
+    }
+    warnings
+}
+
+/// What the method leaves open.
+fn about_capacity(analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let apart = capacity.high.0 / capacity.low.0;
+    let missing = analysis.prediction.as_ref().err().map(ToString::to_string);
+    match capacity.method {
+        Method::ServerModel => {}
+        Method::Logistic => warnings.push(format!(
+            "the capacity comes from client latencies alone ({}): the interval is some {:.0} % wide, where the server's own \
+             counters would give a few percent",
+            missing.unwrap_or_else(|| "the fitted server contradicts them".to_owned()),
+            100.0 * (apart - 1.0)
+        )),
+        Method::Interpolation => {
+            warnings.push(format!(
+                "the capacity lies somewhere from {} to {} per replica, on a straight line between two steps ({}); more and \
+                 longer steps near it narrow that",
+                capacity.low,
+                capacity.high,
+                missing.unwrap_or_else(|| "the fitted server contradicts what clients saw".to_owned())
+            ));
+            if apart > WIDE {
+                warnings.insert(
+                    0,
+                    format!(
+                        "the last step that holds and the first that fails are a factor of {apart:.1} apart: drive steps \
+                         between them"
+                    ),
+                );
+            }
+        }
+    }
+    let Ok(prediction) = &analysis.prediction else { return warnings };
+    for change in &prediction.drift.changes {
+        warnings.push(format!(
+            "the server changed at {}: each forward takes {:+.2} ms since ({:+.1} %); the capacity is that of its later \
+             state, and its interval allows for another change",
+            change.at,
+            change.shift.0 * 1e3,
+            change.share * 100.0
+        ));
+    }
+    let highest = analysis.steps.iter().map(|step| step.carried(analysis.replicas).0).fold(0.0, f64::max);
+    if capacity.method == Method::ServerModel && highest < capacity.per_replica.0 * REACHED {
+        warnings.push(format!(
+            "the highest load that was driven is {}, so the capacity is extrapolated from the fitted server",
+            Rate(highest)
+        ));
+    }
+    if capacity.method == Method::ServerModel && prediction.token_budget.is_none() {
+        warnings.push(
+            "no KV limit was seen: should one bind below this load, requests wait earlier than predicted".to_owned(),
+        );
     }
     warnings
 }

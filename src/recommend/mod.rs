@@ -3,6 +3,7 @@
 //! Invariants: pure. Every target is re-checked in the integer arithmetic of the controller after
 //! rounding. A metric that cannot carry a target is refused with the reason, never left out.
 
+mod advice;
 mod choice;
 pub mod lint;
 mod target;
@@ -14,10 +15,13 @@ use crate::analyze::{Analysis, Capacity};
 use crate::units::Signal;
 
 /// Derives a target for every metric and chooses one to scale on.
-pub fn recommend(analysis: &Analysis, capacity: &Capacity, tolerance: f64) -> Recommendation {
-    let targets: Vec<Target> =
-        Signal::ALL.into_iter().map(|signal| target::derive(signal, analysis, capacity, tolerance)).collect();
+pub fn recommend(analysis: &Analysis, capacity: &Capacity, assumptions: Assumptions) -> Recommendation {
+    let targets: Vec<Target> = Signal::ALL
+        .into_iter()
+        .map(|signal| target::derive(signal, analysis, capacity, &assumptions))
+        .collect();
     let (recommended, rationale) = choice::choose(&targets);
     let warnings = choice::warnings(analysis, capacity, recommended);
-    Recommendation { tolerance, targets, recommended, rationale, warnings }
+    let advice = advice::of(analysis, capacity, &assumptions);
+    Recommendation { assumptions, targets, recommended, rationale, advice, warnings }
 }

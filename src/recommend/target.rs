@@ -1,48 +1,83 @@
-//! The target of one metric: its value at the SLO capacity, divided by 1 + tolerance, rounded down
-//! to milli-units, and then checked against what the controller really does with it.
+//! The target of one metric: its value at the load at which the HPA must act, so that the SLO still holds
+//! when the new replica serves; bounded by what the control loop and the metric itself allow; rounded down to
+//! milli-units and checked against what the controller really does with it.
 
-use super::{Target, Term};
-use crate::analyze::{Analysis, Capacity, GaugeSummary, StepAnalysis};
+use super::{Assumptions, Gate, Target, Term};
+use crate::analyze::{Analysis, Capacity, Curve, GaugeSummary, Origin, StepAnalysis};
 use crate::hpa::{self, Generation, Source};
-use crate::units::{Milli, Signal};
+use crate::units::{Milli, Rate, Signal};
 
-/// A metric whose elasticity (change in percent for one percent more load) is below this hardly
-/// tells loads apart: tolerance alone covers a change of load by a third.
-const LEAST_ELASTICITY: f64 = 0.3;
-/// Where the metric at capacity is above this share of the most it was ever seen at, hardly any
-/// room is left for it to rise above its target.
-const NEAR_CEILING: f64 = 0.9;
+/// Elasticities (percent that a metric rises for one percent more load) that a target can be set on. Below,
+/// the tolerance alone covers a third of all loads; above, a hair of load moves the metric from nothing to
+/// anything, and replicas swing.
+const ELASTICITIES: std::ops::RangeInclusive<f64> = 0.3..=5.0;
+/// Room that a bounded metric needs above the point at which the HPA acts, as a factor.
+const HEADROOM: f64 = 1.1;
+/// A curve that ends this much below a load still stands for it.
+const NEARLY: f64 = 0.1;
+/// The most that a utilization can show, percent.
+const FULL: f64 = 100.0;
 
 /// The target of `signal`.
-pub(super) fn derive(signal: Signal, analysis: &Analysis, capacity: &Capacity, tolerance: f64) -> Target {
-    let at_capacity = analysis.surface.curve(signal).and_then(|curve| curve.at(capacity.per_replica));
-    let nearest = nearest(capacity);
-    let samples = nearest.iter().filter_map(|i| gauge(signal, &analysis.steps[*i])).map(|g| g.n).sum();
+pub(super) fn derive(
+    signal: Signal,
+    analysis: &Analysis,
+    capacity: &Capacity,
+    assumptions: &Assumptions,
+) -> Target {
+    let curve = analysis.surface.curve(signal);
+    let at_capacity = curve.and_then(|curve| near(curve, capacity.per_replica));
     let mut target = Target {
         signal,
         at_capacity,
-        samples,
+        samples: analysis.steps.iter().filter_map(|step| gauge(signal, step)).map(|g| g.n).sum(),
         average_value: Err(absent(signal)),
         fires_at: None,
+        fires_at_load: None,
         terms: Vec::new(),
+        gates: Vec::new(),
         remarks: Vec::new(),
     };
-    let Some(value) = at_capacity else { return target };
-    target.terms = terms(signal, value, analysis, capacity, tolerance);
-    target.remarks = remarks(signal, value, analysis, capacity, tolerance);
-    target.average_value = round(signal, value, tolerance);
+    let (Some(curve), Some(at_capacity)) = (curve, at_capacity) else { return target };
+    let aim = Rate(capacity.low.0 / assumptions.growth_factor());
+    let Some(at_aim) = near(curve, aim).or_else(|| curve.points().first().map(|point| point.1)) else {
+        return target;
+    };
+    let bounded = bounded(signal, at_aim, analysis, assumptions.tolerance);
+    target.terms = terms(signal, curve, capacity, assumptions, (at_capacity, aim, at_aim), &bounded);
+    let value = bounded.iter().map(|bound| bound.0).fold(at_aim, f64::min);
+    let value = if signal == Signal::Queue && at_capacity >= 1.0 { value.max(1.0) } else { value };
+    target.average_value = if signal == Signal::Queue && at_capacity < 1.0 {
+        Err(format!(
+            "less than one request waits at the capacity ({at_capacity:.2}): the SLO breaks before a queue forms, so \
+             the queue cannot hold it"
+        ))
+    } else {
+        round(signal, value, assumptions.tolerance)
+    };
     if let Ok(average) = target.average_value {
-        target.fires_at = hpa::first_average_that_scales_up(average, tolerance, Generation::Inclusive);
+        target.fires_at =
+            hpa::first_average_that_scales_up(average, assumptions.tolerance, Generation::Inclusive);
+        target.fires_at_load = target.fires_at.and_then(|fires_at| curve.load_at(fires_at.as_f64()));
         target.terms.push(term("averageValue, rounded down to milli-units", average.to_string()));
-        let fires_at = target.fires_at.map(|fires_at| format!("{} {}", fires_at.as_f64(), signal.unit()));
-        target.terms.extend(fires_at.map(|fires_at| term("scales up from an average of", fires_at)));
+        target.terms.extend(target.fires_at.map(|fires_at| {
+            let load = target.fires_at_load.map(|load| {
+                format!(", which is at {load}, {:.0} % of the capacity", 100.0 * load.0 / capacity.per_replica.0)
+            });
+            let text = format!("{} {}{}", fires_at.as_f64(), signal.unit(), load.unwrap_or_default());
+            term("scales up from an average of", text)
+        }));
+        target.gates = gates(signal, curve, analysis, capacity, average, assumptions.tolerance);
     }
+    target.remarks = remarks(signal, curve, capacity, &target.gates);
     target
 }
 
-/// The steps around the capacity.
-fn nearest(capacity: &Capacity) -> Vec<usize> {
-    capacity.bracket.iter().flat_map(|bracket| [bracket.lower_step, bracket.upper_step]).collect()
+/// The curve at a load, or at its end where that lies only little below.
+fn near(curve: &Curve, load: Rate) -> Option<f64> {
+    let (_, last) = curve.range();
+    let load = if load.0 > last.0 && load.0 * (1.0 - NEARLY) <= last.0 { last } else { load };
+    curve.at(load)
 }
 
 fn term(name: impl Into<String>, value: impl Into<String>) -> Term {
@@ -52,10 +87,11 @@ fn term(name: impl Into<String>, value: impl Into<String>) -> Term {
 fn absent(signal: Signal) -> String {
     match signal {
         Signal::Queue | Signal::Batch => {
-            "the server showed no such metric in the steps around the capacity".to_owned()
+            "the server showed no such metric in steps that reach the capacity".to_owned()
         }
         Signal::DutyCycle | Signal::Dcgm => {
-            "no GPU metric was observed; give the DCGM exporter's address with --gpu-metrics-url".to_owned()
+            "no GPU metric was observed near the capacity; give the DCGM exporter's address with --gpu-metrics-url"
+                .to_owned()
         }
     }
 }
@@ -70,20 +106,78 @@ pub(super) fn gauge(signal: Signal, step: &StepAnalysis) -> Option<GaugeSummary>
     }
 }
 
+/// Bounds below which the value must stay, with what they are.
+fn bounded(signal: Signal, at_aim: f64, analysis: &Analysis, tolerance: f64) -> Vec<(f64, Term)> {
+    let mut bounds = Vec::new();
+    let mut bound = |value: f64, name: &str, why: String| {
+        let binds = if value < at_aim { "" } else { "; it does not bind" };
+        bounds.push((value, term(name, format!("{why}{binds}"))));
+    };
+    if signal == Signal::Batch {
+        if let Some(k) = analysis.surface.stability {
+            let why = format!("{k:.2} requests: above it more replicas overshoot (elasticity above 2)");
+            bound(k * (1.0 + tolerance), "stability bound K for averageValue", why);
+        }
+        if let Some(cap) = analysis.surface.batch_cap {
+            let why = format!("{:.2} requests: the batch holds {cap:.1} at most", cap / HEADROOM);
+            bound(cap / HEADROOM, "cap of the batch with room above", why);
+        }
+    }
+    bounds
+}
+
+fn terms(
+    signal: Signal,
+    curve: &Curve,
+    capacity: &Capacity,
+    assumptions: &Assumptions,
+    (at_capacity, aim, at_aim): (f64, Rate, f64),
+    bounds: &[(f64, Term)],
+) -> Vec<Term> {
+    let unit = signal.unit();
+    let origin = match curve.origin {
+        Origin::Measured => "measured",
+        Origin::Played => "by the fitted server",
+    };
+    let mut terms = vec![
+        term(format!("at the capacity ({})", capacity.per_replica), format!("{at_capacity:.3} {unit}, {origin}")),
+        term("lower end of the capacity's interval", capacity.low.to_string()),
+        term(
+            "reaction time: lag + half a sync + start-up",
+            format!(
+                "{} + {} + {} = {}",
+                assumptions.lag,
+                Assumptions::HALF_SYNC,
+                assumptions.startup,
+                assumptions.reaction()
+            ),
+        ),
+        term(
+            "growth of the load in that time",
+            format!("factor {:.3}, at {:.0} % a minute", assumptions.growth_factor(), assumptions.growth * 100.0),
+        ),
+        term(format!("at the load to act at ({aim})"), format!("{at_aim:.3} {unit}")),
+    ];
+    terms.extend(bounds.iter().map(|bound| bound.1.clone()));
+    let value = bounds.iter().map(|bound| bound.0).fold(at_aim, f64::min);
+    terms.push(term(
+        "divided by 1 + tolerance",
+        format!("{:.3} {unit} (tolerance {})", value / (1.0 + assumptions.tolerance), assumptions.tolerance),
+    ));
+    terms
+}
+
 /// The largest target in milli-units that makes every controller scale up at `value`.
 fn round(signal: Signal, value: f64, tolerance: f64) -> Result<Milli, String> {
-    let seen = Milli::floor(value).ok_or("the value at capacity is not a number")?;
-    let mut target =
-        Milli::floor(value / (1.0 + tolerance)).ok_or("the value at capacity is not a number")?;
+    let seen = Milli::floor(value).ok_or("its value is not a number")?;
+    let mut target = Milli::floor(value / (1.0 + tolerance)).ok_or("its value is not a number")?;
     // At exactly target x (1 + tolerance) today's controllers hold still, so a target may need to
-    // go one milli-unit lower to fire at the very capacity.
+    // go one milli-unit lower to fire at the very value.
     while target.0 > 0 && !fires(signal, seen, target, tolerance) {
         target.0 -= 1;
     }
     if target.0 <= 0 {
-        let reason =
-            format!("its value at the capacity is {value:.3}: no target can tell that from an idle server");
-        return Err(reason);
+        return Err(format!("its value there is {value:.3}: no target can tell that from an idle server"));
     }
     Ok(target)
 }
@@ -96,89 +190,72 @@ fn fires(signal: Signal, value: Milli, target: Milli, tolerance: f64) -> bool {
         .all(|generation| hpa::scales_up(source, value, target, tolerance, generation))
 }
 
-fn terms(signal: Signal, value: f64, analysis: &Analysis, capacity: &Capacity, tolerance: f64) -> Vec<Term> {
-    let unit = signal.unit();
-    let at = |index: usize| gauge(signal, &analysis.steps[index]);
-    let side = |what: &str, index: usize, rate: String| {
-        at(index).map(|g| {
-            let figures = match g.standard_error {
-                Some(error) => {
-                    format!("{:.2} ± {error:.2} {unit} (mean ± standard error, n = {})", g.mean, g.n)
-                }
-                None => format!("{:.2} {unit} (n = {}, too few for an error)", g.mean, g.n),
-            };
-            term(format!("{what} ({rate})"), figures)
-        })
-    };
-    let mut terms: Vec<Term> = Vec::new();
-    if let Some(bracket) = capacity.bracket {
-        terms.extend(side("at the last load that holds", bracket.lower_step, bracket.holds_at.to_string()));
-        terms.extend(side("at the first load that fails", bracket.upper_step, bracket.fails_at.to_string()));
-    }
-    let share = format!("at the capacity ({})", capacity.per_replica);
-    terms.push(term(share, format!("{value:.3} {unit}")));
-    terms.push(term(
-        "divided by 1 + tolerance",
-        format!("{:.3} {unit} (tolerance {tolerance})", value / (1.0 + tolerance)),
-    ));
-    terms
-}
-
-fn remarks(
+/// What a metric must pass to be relied on.
+fn gates(
     signal: Signal,
-    value: f64,
+    curve: &Curve,
     analysis: &Analysis,
     capacity: &Capacity,
+    average: Milli,
     tolerance: f64,
-) -> Vec<String> {
-    let mut remarks = Vec::new();
-    let lowest = analysis
-        .steps
-        .iter()
-        .filter(|step| step.attempts > 0)
-        .min_by(|a, b| a.offered.0.total_cmp(&b.offered.0));
-    let low = lowest.and_then(|step| Some((step.achieved.0.min(step.offered.0), gauge(signal, step)?.mean)));
-    if let Some((rate, low)) = low.filter(|(rate, low)| *rate > 0.0 && *low > 0.0 && value > *low) {
-        let total = capacity.per_replica.0 * f64::from(analysis.replicas.0);
-        let elasticity = (value / low).ln() / (total / rate).ln();
-        if total > rate && elasticity < LEAST_ELASTICITY {
-            remarks.push(format!(
-                "it saturates: from {rate:.2} to {total:.2} req/s it only goes from {low:.1} to {value:.1} {}",
-                signal.unit()
-            ));
-        }
+) -> Vec<Gate> {
+    let mut gates = Vec::new();
+    let mut gate = |name, passed, detail: String| gates.push(Gate { name, passed, detail });
+    if let Some(elasticity) = elasticity(curve, capacity.per_replica) {
+        let passed = ELASTICITIES.contains(&elasticity);
+        let detail = match elasticity {
+            e if e < *ELASTICITIES.start() => format!(
+                "it saturates: one percent more load raises it by {e:.2} percent, so the tolerance alone covers a third \
+                 of all loads"
+            ),
+            e if e > *ELASTICITIES.end() => format!(
+                "one percent more load raises it by {e:.0} percent: it stays near zero until the batch is full and then \
+                 grows without bound, so replicas swing between too few and too many (limit cycle)"
+            ),
+            e => format!("one percent more load raises it by {e:.1} percent"),
+        };
+        gate("elasticity", passed, detail);
     }
-    // Two replicas become one where the average is at most half the target.
-    if low.is_some_and(|(_, low)| low > value / (1.0 + tolerance) / 2.0) {
-        remarks.push(
-            "even at the lowest measured load it is above half its target, so a second replica is \
-             released only when nearly idle"
-                .to_owned(),
-        );
+    let most = match signal {
+        Signal::Batch => analysis.surface.batch_cap,
+        Signal::DutyCycle | Signal::Dcgm => Some(FULL),
+        Signal::Queue => None,
+    };
+    if let Some(most) = most {
+        let acts = average.as_f64() * (1.0 + tolerance);
+        let passed = acts < most;
+        let word = if passed { "below" } else { "not below, so it never scales up:" };
+        gate("can fire", passed, format!("it acts at {acts:.2}, {word} the {most:.1} that it can reach"));
     }
-    let ceiling =
-        analysis.steps.iter().filter_map(|step| gauge(signal, step)).map(|g| g.mean).fold(0.0, f64::max);
-    let bounded = signal != Signal::Queue && ceiling > 0.0 && value > NEAR_CEILING * ceiling;
-    if bounded {
-        remarks.push(format!(
-            "at the capacity it is already at {:.0} % of the most it was seen at ({ceiling:.1} {}): overload hardly \
-             raises it further, so each scale-up is small",
-            100.0 * value / ceiling,
-            signal.unit()
-        ));
+    if let Some((load, least)) = curve.points().first().copied() {
+        // Two replicas become one where the average is at most half the target.
+        let passed = 2.0 * least <= average.as_f64();
+        let detail = if passed {
+            format!("at {} it is {least:.2}, so a second replica is released", Rate(load))
+        } else {
+            format!(
+                "even at {} it is {least:.1}, above half its target, so a second replica is released only when nearly \
+                 idle, if at all",
+                Rate(load)
+            )
+        };
+        gate("comes down", passed, detail);
     }
-    if signal == Signal::Queue {
-        if value < 1.0 {
-            remarks.push(format!(
-                "less than one request waits at the capacity ({value:.2}): the SLO breaks before a queue forms, so the \
-                 queue cannot hold it"
-            ));
-        }
-        remarks.push(
-            "scaling on the queue alone tends to a limit cycle: it stays near zero until the batch is full and then \
-             grows without bound, so replicas swing between too few and too many"
-                .to_owned(),
-        );
+    gates
+}
+
+/// Elasticity at a load, or at the end of a curve that nearly reaches it.
+fn elasticity(curve: &Curve, load: Rate) -> Option<f64> {
+    let (_, last) = curve.range();
+    curve.elasticity(if load.0 > last.0 { last } else { load })
+}
+
+fn remarks(signal: Signal, curve: &Curve, capacity: &Capacity, gates: &[Gate]) -> Vec<String> {
+    let mut remarks: Vec<String> =
+        gates.iter().filter(|gate| !gate.passed).map(|gate| gate.detail.clone()).collect();
+    let (_, last) = curve.range();
+    if last.0 < capacity.per_replica.0 {
+        remarks.push(format!("it was measured only up to {last}, a little below the capacity"));
     }
     if signal == Signal::DutyCycle {
         remarks.push(

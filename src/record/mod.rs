@@ -8,10 +8,12 @@ mod csv_format;
 mod info;
 mod reader;
 mod recorder;
+mod together;
 
 pub use info::{FORMAT, HostFacts, RunInfo, RunState, TargetFacts, VERSION};
 pub use reader::{RecordedRun, read};
 pub use recorder::{RecordHandle, Recorder};
+pub use together::together;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

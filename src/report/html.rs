@@ -21,6 +21,7 @@ struct Page<'a> {
     checks: Vec<CheckRow>,
     targets: Vec<TargetCard>,
     rationale: &'a [String],
+    advice: &'a [crate::recommend::Advice],
     warnings: Vec<String>,
     slos: Vec<String>,
     plots: &'a [Plot],
@@ -35,8 +36,7 @@ struct Page<'a> {
 /// The capacity for the big figures.
 struct Facts {
     value: String,
-    low: String,
-    high: String,
+    interval: String,
     limited_by: String,
 }
 
@@ -85,8 +85,7 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         cut_short,
         capacity: analysis.capacity.as_ref().ok().map(|capacity| Facts {
             value: capacity.per_replica.to_string(),
-            low: capacity.low.to_string(),
-            high: capacity.high.to_string(),
+            interval: words::interval(capacity),
             limited_by: capacity.limited_by.to_string(),
         }),
         way_out: words::way_out(input),
@@ -98,6 +97,7 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
             .map(|r| r.targets.iter().map(|t| card(t, r.recommended)).collect())
             .unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
+        advice: recommendation.map(|r| r.advice.as_slice()).unwrap_or_default(),
         warnings,
         slos: analysis.slos.iter().map(ToString::to_string).collect(),
         plots,
@@ -106,7 +106,7 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         definitions: DEFINITIONS,
         manifests: input.manifests.iter().filter(|(name, _)| is_shown(name)).collect(),
         facts: input.facts,
-        tolerance: recommendation.map(|r| r.tolerance.to_string()).unwrap_or_default(),
+        tolerance: recommendation.map(|r| r.assumptions.tolerance.to_string()).unwrap_or_default(),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{ReportInput, words};
 use crate::analyze::server_model::Prediction;
-use crate::analyze::{Capacity, LatencySummary, StepAnalysis, ValidityCheck, Verdict};
-use crate::recommend::Target;
+use crate::analyze::{Capacity, LatencySummary, Method, StepAnalysis, ValidityCheck, Verdict};
+use crate::recommend::{Advice, Assumptions, Gate, Target};
 use serde::Serialize;
 
 const FORMAT: &str = "calibrate/recommendation";
@@ -27,6 +27,10 @@ struct Document<'a> {
     reason: Option<String>,
     remedy: Option<&'static str>,
     tolerance: Option<f64>,
+    /// Lag and start-up in seconds, growth a minute.
+    assumptions: Option<Assumptions>,
+    /// What the targets of Google's how-to page would do.
+    advice: &'a [Advice],
     capacity: Option<CapacityJson>,
     /// The capacity by the server's own counters; `null` with `prediction_missing` saying why.
     prediction: Option<&'a Prediction>,
@@ -41,8 +45,15 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct CapacityJson {
     requests_per_second_per_replica: f64,
-    holds_at: f64,
-    fails_at: f64,
+    /// Ends of the interval: 90 % by the server model or a logistic fit, the two steps otherwise.
+    interval_low: f64,
+    interval_high: f64,
+    method: Method,
+    /// Replicas that it holds for.
+    replicas: u32,
+    /// The measured loads around it, where the ramp enclosed it.
+    holds_at: Option<f64>,
+    fails_at: Option<f64>,
     limited_by: String,
 }
 
@@ -57,6 +68,7 @@ struct TargetJson<'a> {
     scales_up_from_milli: Option<i64>,
     refused: Option<&'a str>,
     terms: Vec<(&'a str, &'a str)>,
+    gates: &'a [Gate],
     remarks: &'a [String],
 }
 
@@ -106,7 +118,9 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         average_value: recommended.and_then(|t| t.average_value.as_ref().ok()).map(ToString::to_string),
         reason: recommended.is_none().then(|| words::headline(input)),
         remedy: words::way_out(input),
-        tolerance: recommendation.map(|r| r.tolerance),
+        tolerance: recommendation.map(|r| r.assumptions.tolerance),
+        assumptions: recommendation.map(|r| r.assumptions),
+        advice: recommendation.map(|r| r.advice.as_slice()).unwrap_or_default(),
         capacity: analysis.capacity.as_ref().ok().map(capacity),
         prediction: analysis.prediction.as_ref().ok(),
         prediction_missing: analysis.prediction.as_ref().err().map(ToString::to_string),
@@ -122,8 +136,12 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
 fn capacity(capacity: &Capacity) -> CapacityJson {
     CapacityJson {
         requests_per_second_per_replica: capacity.per_replica.0,
-        holds_at: capacity.low.0,
-        fails_at: capacity.high.0,
+        interval_low: capacity.low.0,
+        interval_high: capacity.high.0,
+        method: capacity.method,
+        replicas: capacity.replicas.0,
+        holds_at: capacity.bracket.map(|bracket| bracket.holds_at.0),
+        fails_at: capacity.bracket.map(|bracket| bracket.fails_at.0),
         limited_by: capacity.limited_by.to_string(),
     }
 }
@@ -140,6 +158,7 @@ fn target(target: &Target) -> TargetJson<'_> {
         scales_up_from_milli: target.fires_at.map(|milli| milli.0),
         refused: value.err().map(String::as_str),
         terms: target.terms.iter().map(|term| (term.name.as_str(), term.value.as_str())).collect(),
+        gates: &target.gates,
         remarks: &target.remarks,
     }
 }

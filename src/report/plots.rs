@@ -147,7 +147,7 @@ fn target(input: &ReportInput, signal: Signal) -> Option<Limit> {
     let recommendation = input.recommendation?;
     let of_signal = |target: &&Target| target.signal == signal;
     let value = recommendation.targets.iter().find(of_signal)?.average_value.as_ref().ok()?.as_f64();
-    let tolerance = recommendation.tolerance;
+    let tolerance = recommendation.assumptions.tolerance;
     let band = Some((value * (1.0 - tolerance), value * (1.0 + tolerance)));
     Some(Limit { label: format!("target {value} and its tolerance"), colour: VERMILION, value, band })
 }

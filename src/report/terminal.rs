@@ -25,8 +25,9 @@ pub fn terminal_summary(input: &ReportInput, colour: bool) -> String {
         Ok(capacity) => {
             let _ = writeln!(
                 out,
-                "SLO capacity  {} per replica, measured between {} and {}",
-                capacity.per_replica, capacity.low, capacity.high
+                "SLO capacity  {} per replica ({})",
+                capacity.per_replica,
+                words::interval(capacity)
             );
             let _ = writeln!(out, "limited by    {}", capacity.limited_by);
         }

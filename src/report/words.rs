@@ -1,7 +1,7 @@
 //! The verdict in words, the same in every output.
 
 use super::ReportInput;
-use crate::analyze::{Capacity, StepAnalysis, Verdict};
+use crate::analyze::{Capacity, Method, StepAnalysis, Verdict};
 use crate::recommend::Target;
 use crate::units::{Seconds, Signal, SloMetric};
 
@@ -27,9 +27,21 @@ pub(super) fn recommended<'a>(input: &ReportInput<'a>) -> Option<&'a Target> {
 /// The capacity with its bounds.
 pub(super) fn capacity(capacity: &Capacity) -> String {
     format!(
-        "{} per replica (measured: holds at {}, fails at {}); first limit reached: {}",
-        capacity.per_replica, capacity.low, capacity.high, capacity.limited_by
+        "{} per replica ({}); first limit reached: {}",
+        capacity.per_replica,
+        interval(capacity),
+        capacity.limited_by
     )
+}
+
+/// The interval of the capacity, and what it means.
+pub(super) fn interval(capacity: &Capacity) -> String {
+    let meaning = match capacity.method {
+        Method::ServerModel => "90 % interval, by the server's counters",
+        Method::Logistic => "90 % interval, by client latencies",
+        Method::Interpolation => "measured: holds at the one, fails at the other",
+    };
+    format!("{} to {}, {meaning}", capacity.low, capacity.high)
 }
 
 /// The capacity by the server's own counters, in one line.
@@ -84,6 +96,12 @@ pub(super) fn way_out(input: &ReportInput) -> Option<&'static str> {
             "start the ramp lower, or loosen the SLO: not even a nearly idle server keeps it"
         }
         NoCapacity::TooFewSteps => "drive at least two steps to their end",
+        NoCapacity::NoLoadOrEveryLoad => {
+            "loosen the SLO, or tighten it: the fitted server keeps it at every load that it can be given, or at none"
+        }
+        NoCapacity::NoSteadyState => {
+            "start the ramp lower or hold its steps longer: the server fell behind in every one of them"
+        }
         NoCapacity::Invalid => "mend what the validity checks name, and measure again",
     })
 }

@@ -362,7 +362,7 @@ fn agreement(fitted: &Fitted, measured: &Measured, slos: &[Slo], known: &Known) 
         if !mark.load.is_open_loop() || !step.is_judged() {
             return None;
         }
-        let workload = Workload::replay(measured, &mark, known)?;
+        let workload = Workload::replay(measured, &step.mark, known)?;
         let played = play(&fitted.model, &workload, Rate(1.0 / f64::from(measured.replicas.0.max(1))), slos);
         let nearest = played
             .checks

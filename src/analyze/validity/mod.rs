@@ -16,6 +16,12 @@ use crate::units::Slo;
 /// Fewer requests than this in a step make its percentiles doubtful.
 const FEW_REQUESTS: usize = 20;
 
+/// Mean output length of a step against that of the run, as a share, and the standard errors that chance may
+/// make of it.
+const LENGTHS_REMARK: f64 = 0.05;
+const LENGTHS_INVALID: f64 = 0.10;
+const LENGTHS_SIGMAS: f64 = 4.0;
+
 /// All checks and the worst of their verdicts.
 pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> Validity {
     let mut checks = vec![
@@ -30,6 +36,7 @@ pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -
         counts::gauges_against_client(measured, steps),
         counts::completions(measured),
         counts::tokens_per_chunk(measured),
+        lengths(measured, steps),
         sources::scrapes(measured),
         sources::gaps(measured, steps),
         sources::staleness(measured),
@@ -74,6 +81,34 @@ fn worse<T>(a: Option<(f64, T)>, b: (f64, T)) -> Option<(f64, T)> {
         _ if b.0.is_nan() => None,
         _ => Some(b),
     }
+}
+
+/// Answers that become longer or shorter move the capacity with them.
+fn lengths(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
+    let tokens = |from: &StepAnalysis| -> Vec<f64> {
+        let mine = measured.requests.iter().filter(|r| r.is_ok() && r.step == from.mark.index);
+        mine.filter_map(|r| r.output_tokens).map(f64::from).collect()
+    };
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let by_step: Vec<Vec<f64>> = steps.iter().map(tokens).collect();
+    let all: Vec<f64> = by_step.iter().flatten().copied().collect();
+    let common = mean(&all);
+    let deviation = (all.iter().map(|v| (v - common).powi(2)).sum::<f64>() / all.len().max(1) as f64).sqrt();
+    let off = by_step.iter().filter(|step| !step.is_empty() && common > 0.0).map(|step| {
+        let error = deviation / (step.len() as f64).sqrt();
+        let off = mean(step) - common;
+        if off.abs() > LENGTHS_SIGMAS * error { (off / common).abs() } else { 0.0 }
+    });
+    let most = off.fold(0.0, f64::max);
+    let detail = match most {
+        0.0 => "the mean output length is the same in every step, up to chance".to_owned(),
+        most => format!(
+            "the mean output length of a step lies {:.0} % from that of the run; above {:.0} % calibrate each length on its own",
+            most * 100.0,
+            LENGTHS_INVALID * 100.0
+        ),
+    };
+    check("lengths of answers", graded(most, LENGTHS_REMARK, LENGTHS_INVALID), detail)
 }
 
 fn cut_requests(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {

@@ -1,0 +1,101 @@
+//! Steady state of a step: from when on it is measured, and whether requests in flight stayed level.
+
+use super::Steadiness;
+use super::steps::{in_flight_at, mean_in_flight};
+use crate::measurement::{RequestOutcome, StepMark};
+use crate::units::Seconds;
+
+/// Below this many requests nothing is said about a steady state.
+const LEAST_REQUESTS: usize = 10;
+/// Length of a batch mean for MSER-5, and the fewest of them that it is tried on.
+const BATCH: f64 = 5.0;
+const LEAST_BATCHES: usize = 10;
+/// Batch means that the slope is taken over.
+const MEANS: usize = 10;
+/// 99 % quantile of Student's t for the slope of so many means.
+const STUDENT: f64 = 2.896;
+/// CUSUM of the batch means against their first half: allowance and decision limit, standard deviations.
+const ALLOWANCE: f64 = 0.5;
+const DECISION: f64 = 5.0;
+/// Growth below this share of the arrivals is no matter.
+const LEAST_SHARE: f64 = 0.05;
+/// Completions below this share of the arrivals do not keep up.
+const KEEPS_UP: f64 = 0.98;
+
+/// From when on a step is measured: after its warm-up, and after the start-up that MSER-5 (White 1997) finds
+/// in the number of requests in flight, which is never more than half of the step. A stretch of a continuous
+/// ramp has no start-up.
+pub(super) fn settled(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
+    let batches = ((mark.end - mark.start).0 / BATCH).floor() as usize;
+    if mark.hold_start <= mark.start || batches < LEAST_BATCHES {
+        return mark.hold_start;
+    }
+    let means = means(requests, mark.start, Seconds(BATCH), batches);
+    let spread = |from: usize| {
+        let rest = &means[from..];
+        let mean = rest.iter().sum::<f64>() / rest.len() as f64;
+        rest.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (rest.len() as f64).powi(2)
+    };
+    let cut = (0..=batches / 2).min_by(|a, b| spread(*a).total_cmp(&spread(*b))).unwrap_or(0);
+    mark.hold_start.max(mark.start + Seconds(BATCH * cut as f64))
+}
+
+fn means(requests: &[RequestOutcome], from: Seconds, length: Seconds, n: usize) -> Vec<f64> {
+    let at = |i: usize| from + length * i as f64;
+    (0..n).map(|i| mean_in_flight(requests, at(i), at(i + 1))).collect()
+}
+
+/// Whether requests in flight stayed level over the measured part. They grew where the count at the end is
+/// above that at the start by more than chance (three standard deviations of a difference of two Poisson
+/// counts), or where their trend is significant at 99 % or a CUSUM leaves its band, and completions did not
+/// keep up with arrivals; and in any case by more than 5 % of what arrived.
+pub(super) fn steadiness(requests: &[RequestOutcome], mark: &StepMark, attempts: usize) -> Steadiness {
+    if attempts < LEAST_REQUESTS {
+        return Steadiness::Unknown;
+    }
+    let (before, after) = (in_flight_at(requests, mark.hold_start), in_flight_at(requests, mark.end));
+    let by = after - before;
+    let chance = 3.0 * (before + after).max(1.0).sqrt();
+    let means = means(requests, mark.hold_start, mark.hold() / MEANS as f64, MEANS);
+    let behind = attempts as f64 - by < attempts as f64 * KEEPS_UP;
+    let grew = by > chance || (behind && (rises(&means) || leaves_band(&means)));
+    if grew && by > LEAST_SHARE * attempts as f64 { Steadiness::Growing { by } } else { Steadiness::Steady }
+}
+
+/// Whether a straight line through the means rises beyond chance.
+fn rises(means: &[f64]) -> bool {
+    let n = means.len() as f64;
+    let (middle, mean) = ((n - 1.0) / 2.0, means.iter().sum::<f64>() / n);
+    let at = |i: usize| i as f64 - middle;
+    let spread: f64 = (0..means.len()).map(|i| at(i).powi(2)).sum();
+    let slope = means.iter().enumerate().map(|(i, value)| at(i) * (value - mean)).sum::<f64>() / spread;
+    let rest: f64 =
+        means.iter().enumerate().map(|(i, value)| (value - mean - slope * at(i)).powi(2)).sum();
+    slope > STUDENT * (rest / (n - 2.0) / spread).sqrt()
+}
+
+/// Whether the second half runs away upwards from the first.
+fn leaves_band(means: &[f64]) -> bool {
+    let half = &means[..means.len() / 2];
+    let mean = half.iter().sum::<f64>() / half.len() as f64;
+    let variance = half.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (half.len() - 1) as f64;
+    let deviation = variance.sqrt().max(1e-9);
+    let mut sum = 0.0_f64;
+    means[means.len() / 2..].iter().any(|value| {
+        sum = (sum + (value - mean) / deviation - ALLOWANCE).max(0.0);
+        sum > DECISION
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trend_beyond_chance_rises_and_noise_does_not() {
+        let noise = [5.0, 6.1, 4.8, 5.5, 5.9, 4.7, 5.2, 6.0, 5.1, 5.4];
+        assert!(!rises(&noise) && !leaves_band(&noise));
+        let trend: Vec<f64> = noise.iter().zip(0..).map(|(value, i)| value + f64::from(i)).collect();
+        assert!(rises(&trend) && leaves_band(&trend));
+    }
+}
