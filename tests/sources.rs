@@ -877,7 +877,7 @@ fn one_run_with_five_sources_at_once_whose_series_agree() {
             command.args(["--prometheus", &real.url, "--prometheus-selector", "job=\"tgi\""]);
         }
     };
-    let mut command = calibrate(&["run", "--ramp=concurrency:3,24x6s", "--slo", "ttft:p95:5s", "-vv"]);
+    let mut command = calibrate(&["run", "--ramp=concurrency:3,24x5s", "--slo", "ttft:p95:5s", "-vv"]);
     common(command.args(["--output-tokens", "uniform:20-60", "--out", out.to_str().unwrap()]));
     let output = command.output().unwrap();
     let shown = said(&output);
