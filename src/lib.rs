@@ -7,8 +7,8 @@
 //! ```text
 //! scenario -> plan -> drive --+
 //!                   observe --+-> measurement -> record (disk)
-//! record -> measurement -> analyze -> recommend -> report | manifest
-//!                             ^          ^ hpa
+//! record -> measurement -> analyze -> replay -> recommend -> report | manifest
+//!                             ^        ^ hpa
 //!              batching ------+
 //!              batching -> simulator (the same model behind HTTP)
 //! cli, commands: the edge that puts the rooms together
@@ -27,6 +27,7 @@
 //! | [`simulator`] | that server in real time behind TGI's HTTP |
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
 //! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
+//! | [`replay`] | traffic, replicas, metrics on their way and the HPA in a closed loop; its optimum |
 //! | [`recommend`] | a target per metric, with its terms and warnings |
 //! | [`manifest`] | typed Kubernetes objects and their YAML |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
@@ -35,8 +36,8 @@
 //! # Invariants
 //!
 //! * A room imports only the rooms below it; `tests/rooms.rs` holds the table.
-//! * `plan`, `batching`, `analyze`, `hpa`, `recommend` and `manifest` are pure: no I/O, no clock, no
-//!   ambient randomness. What they say can be derived again from a record, on any machine.
+//! * `plan`, `batching`, `analyze`, `hpa`, `replay`, `recommend` and `manifest` are pure: no I/O, no clock,
+//!   no ambient randomness. What they say can be derived again from a record, on any machine.
 //! * Every scheduled request yields exactly one recorded outcome. Failures are outcomes.
 //! * An absent metric is unknown, never 0.
 //! * Only `cli` and `commands` print; only `main` ends the process.
@@ -53,6 +54,7 @@ pub mod observe;
 pub mod plan;
 pub mod recommend;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod simulator;

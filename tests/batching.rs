@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use calibrate::batching::{Admission, Completed, Deviations, Job, Output, Server, ServerModel, run_closed, run_open};
+use calibrate::batching::{
+    Admission, Completed, Deviations, Job, Output, Server, ServerModel, run_closed, run_open,
+};
 use calibrate::units::{Replicas, Seconds};
 use std::collections::{HashMap, VecDeque};
 

@@ -18,10 +18,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("batching", &["units"]),
     ("analyze", &["batching", "measurement", "units"]),
     ("hpa", &["units"]),
-    ("replay", &["analyze", "hpa", "units"]),
+    ("replay", &["analyze", "batching", "hpa", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
-    ("report", &["analyze", "measurement", "recommend", "units"]),
+    ("report", &["analyze", "measurement", "recommend", "replay", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),
 ];

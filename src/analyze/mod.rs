@@ -14,8 +14,9 @@ mod timeline;
 mod types;
 mod validity;
 
-pub use surface::{Curve, Origin, Surface};
 pub use server_model::Known;
+pub(crate) use surface::isotonic;
+pub use surface::{Curve, Origin, Surface};
 pub use types::*;
 
 use crate::measurement::{Event, RequestOutcome, Sample, StepIndex};

@@ -115,8 +115,7 @@ impl ServerModel {
         let plain = match &self.decode_table {
             Some(table) if !table.is_empty() => {
                 let last = table.len() - 1;
-                table[sequences.min(last)]
-                    + self.decode_per_sequence * sequences.saturating_sub(last) as f64
+                table[sequences.min(last)] + self.decode_per_sequence * sequences.saturating_sub(last) as f64
             }
             _ => self.decode_base + self.decode_per_sequence * sequences as f64,
         };

@@ -3,8 +3,8 @@
 use super::*;
 use crate::analyze::server_model::{ForwardCost, Prediction};
 use crate::analyze::{
-    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Surface, Steadiness, StepAnalysis, TimelinePoint,
-    Validity, ValidityCheck, Verdict,
+    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Steadiness, StepAnalysis,
+    Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
 use crate::recommend::{Target, Term};
@@ -81,12 +81,7 @@ fn analysis() -> Analysis {
         method: Method::Interpolation,
         replicas: Replicas(1),
         limited_by: slo,
-        bracket: Some(Bracket {
-            holds_at: Rate(6.0),
-            fails_at: Rate(10.0),
-            lower_step: 1,
-            upper_step: 2,
-        }),
+        bracket: Some(Bracket { holds_at: Rate(6.0), fails_at: Rate(10.0), lower_step: 1, upper_step: 2 }),
     };
     let point = |i: u32| TimelinePoint {
         time: Seconds(f64::from(i) + 0.5),
