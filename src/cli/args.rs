@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::hpa::HpaArgs;
+use crate::commands::simulate::SimulateArgs;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -69,6 +70,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Replay traffic through the measured replica and the HPA: candidates beside each other, the best target
+    Simulate(Box<SimulateArgs>),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
     /// Measure what the load client costs on this machine and how exact it is

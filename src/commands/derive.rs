@@ -15,10 +15,12 @@ use std::path::Path;
 
 /// What a record tells.
 pub(super) struct Derived {
-    analysis: Analysis,
-    recommendation: Option<Recommendation>,
+    pub(super) analysis: Analysis,
+    pub(super) recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
+    /// What `simulate` left in the directory.
+    simulation: Option<String>,
 }
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
@@ -32,7 +34,8 @@ pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
 pub(super) fn read(directory: &Path, other: Settings) -> anyhow::Result<Derived> {
     let run = record::read(directory)?;
     let settings = recorded_settings(&run, directory)?;
-    from_run(&run, &other.over(settings).resolve()?)
+    let derived = from_run(&run, &other.over(settings).resolve()?)?;
+    Ok(Derived { simulation: std::fs::read_to_string(directory.join(report::SIMULATION)).ok(), ..derived })
 }
 
 /// The scenario that a run was made with.
@@ -41,7 +44,7 @@ pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
-fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
+pub(super) fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
     let measured = Measured {
         requests: &run.requests,
         samples: &run.samples,
@@ -59,11 +62,11 @@ fn from_run(run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Derived> {
         let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
         manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, simulation: None })
 }
 
 /// What is known of the server from elsewhere than its metrics.
-fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
+pub(super) fn known(run: &RecordedRun, scenario: &Scenario) -> Known {
     let said = |field: &str| {
         let number = run.info.target.info.as_ref()?.get(field)?.as_u64()?;
         u32::try_from(number).ok()
@@ -157,6 +160,7 @@ impl Derived {
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,
+            simulation: self.simulation.as_deref(),
         }
     }
 

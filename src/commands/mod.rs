@@ -7,6 +7,7 @@ mod recommend;
 mod report;
 mod run;
 mod sim;
+pub mod simulate;
 
 use crate::cli::console::Console;
 use crate::cli::{Cli, Command, Exit, Failure};
@@ -23,5 +24,6 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
+        Command::Simulate(arguments) => simulate::simulate(&arguments, console),
     }
 }
