@@ -330,9 +330,12 @@ fn candidates(
         }
         found.push(stage.candidate("given", target.signal, target.value));
     }
-    for target in recommendation.iter().flat_map(|recommendation| &recommendation.targets) {
+    let chosen = recommendation.and_then(|recommendation| recommendation.recommended);
+    let mut derived: Vec<_> = recommendation.iter().flat_map(|all| &all.targets).collect();
+    derived.sort_by_key(|target| chosen != Some(target.signal));
+    for target in derived {
         if let (Ok(value), true) = (&target.average_value, known(target.signal)) {
-            let chosen = recommendation.is_some_and(|all| all.recommended == Some(target.signal));
+            let chosen = chosen == Some(target.signal);
             let origin = if chosen { "recommended by the run" } else { "derived by the run" };
             found.push(stage.candidate(origin, target.signal, *value));
         }

@@ -25,6 +25,8 @@ const SETTLING: f64 = 3.0;
 const GROWTH: f64 = 1.002;
 /// Bins of requests in flight, each so wide as a share of its place, and at least one request.
 const BIN: f64 = 0.04;
+/// Places of the curves that deviations are taken from.
+const PLACES: usize = 513;
 /// Over so long requests look at the load, where only means at steady loads are known.
 const STEADY_WINDOW: Seconds = Seconds(60.0);
 
@@ -192,14 +194,17 @@ impl Shown {
             points.insert(0, (0.0, 0.0));
             points
         };
-        Curves {
-            drain,
-            violations: binned(self.judged.iter().map(as_share)),
-            batch: gauge(1),
-            queue: gauge(2),
-            gpu: gauge(3),
-            window: Seconds(self.window),
-        }
+        let gauges = [gauge(1), gauge(2), gauge(3)];
+        let end = self.seconds.iter().map(|second| second[0]).fold(1.0, f64::max);
+        let scatter = [0, 1, 2].map(|which| {
+            let mean = Table::through(&gauges[which], end, PLACES);
+            let off = |second: &[f64; 4]| (second[0], (second[which + 1] - mean.at(second[0])).powi(2));
+            let variances = means(self.seconds.iter().map(off));
+            variances.into_iter().map(|(_, x, variance)| (x, variance.sqrt())).collect()
+        });
+        let [batch, queue, gpu] = gauges;
+        let violations = binned(self.judged.iter().map(as_share));
+        Curves { drain, violations, batch, queue, gpu, scatter, window: Seconds(self.window) }
     }
 }
 
@@ -207,8 +212,8 @@ fn as_share((in_flight, breaks): &(f64, bool)) -> (f64, f64) {
     (*in_flight, if *breaks { 1.0 } else { 0.0 })
 }
 
-/// Means by bins of their place, never falling (isotonic regression, weighted by what is in them).
-fn binned(pairs: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+/// Bins of places: how many are in each, their mean place, the mean of what belongs to them.
+fn means(pairs: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64, f64)> {
     let mut bins: Vec<(f64, f64, f64)> = Vec::new();
     // Bins grow with their place: of width one up to 25 in flight, a 25th of the place beyond.
     let bin = |x: f64| if x < 1.0 / BIN { x } else { (1.0 + (x * BIN).ln()) / BIN };
@@ -221,8 +226,14 @@ fn binned(pairs: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
         *into = (into.0 + 1.0, into.1 + x, into.2 + figure);
     }
     bins.retain(|bin| bin.0 > 0.0);
-    let means: Vec<(f64, f64)> = bins.iter().map(|(n, _, sum)| (sum / n, *n)).collect();
-    bins.iter().zip(isotonic(&means)).map(|((n, sum, _), figure)| (sum / n, figure)).collect()
+    bins.into_iter().map(|(n, places, figures)| (n, places / n, figures / n)).collect()
+}
+
+/// Means by bins, never falling (isotonic regression, weighted by what is in them).
+fn binned(pairs: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+    let bins = means(pairs);
+    let weighted: Vec<(f64, f64)> = bins.iter().map(|(n, _, figure)| (*figure, *n)).collect();
+    bins.iter().zip(isotonic(&weighted)).map(|((_, place, _), figure)| (*place, figure)).collect()
 }
 
 /// A plant of what the steps of a run show, without any model: the load carried at each mean of queue and
@@ -263,6 +274,7 @@ pub fn of_surface(surface: &Surface, limit: f64) -> Result<Plant, NoPlant> {
         batch: curve(3, true),
         queue: curve(4, true),
         gpu,
+        scatter: Default::default(),
         window: STEADY_WINDOW,
     };
     Ok(Plant::new(Basis::Steps, &curves, limit))

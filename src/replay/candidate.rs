@@ -112,30 +112,37 @@ impl World<'_> {
 }
 
 impl Draw {
-    fn setting<'a>(&'a self, scaler: &'a Autoscaler) -> Setting<'a> {
-        let Draw { path, conditions, seed, .. } = self;
-        Setting { path, scaler, conditions, replicas: self.replicas, seed: *seed }
+    /// Replicas that serve at the start: what the load then needs, as far as the HPA may have them.
+    fn replicas(&self, range: Range) -> usize {
+        self.replicas.clamp(range.min.max(1) as usize, range.max.max(range.min).max(1) as usize)
     }
 
-    fn fluid(&self) -> Fluid<'_> {
-        let load = self.path.rates.first().copied().unwrap_or(0.0) / self.replicas.max(1) as f64;
-        Fluid::new(&self.plant, self.replicas, Rate(load), self.path.arrivals.len())
+    fn setting<'a>(&'a self, scaler: &'a Autoscaler) -> Setting<'a> {
+        let Draw { path, conditions, seed, .. } = self;
+        Setting { path, scaler, conditions, replicas: self.replicas(scaler.settings.range), seed: *seed }
+    }
+
+    fn fluid(&self, replicas: usize) -> Fluid<'_> {
+        let load = self.path.rates.first().copied().unwrap_or(0.0) / replicas.max(1) as f64;
+        Fluid::new(&self.plant, replicas, Rate(load), self.path.arrivals.len(), self.seed)
     }
 
     /// Plays a candidate through; `record` gets every second.
     pub fn play(&self, scaler: &Autoscaler, record: impl FnMut(Tick)) -> Outcome {
-        play(self.fluid(), &self.setting(scaler), record)
+        let setting = self.setting(scaler);
+        play(self.fluid(setting.replicas), &setting, record)
     }
 
-    /// The same with discrete-event servers.
+    /// The same with discrete-event servers, which begin idle.
     pub fn play_discrete(&self, scaler: &Autoscaler, model: &ServerModel, requests: &Requests) -> Outcome {
-        let servers = Discrete::new(model, requests, self.replicas, self.seed);
-        play(servers, &self.setting(scaler), |_| {})
+        let setting = self.setting(scaler);
+        let servers = Discrete::new(model, requests, setting.replicas, self.seed);
+        play(servers, &setting, |_| {})
     }
 
     /// Share of requests that break a limit where a clairvoyant has replicas ready just in time, 0 to 1.
     pub fn clairvoyant_violations(&self) -> f64 {
-        let mut servers = self.fluid();
+        let mut servers = self.fluid(self.replicas);
         let mut serving = self.replicas;
         let seconds = self.path.arrivals.iter().zip(&self.path.noise).zip(&self.schedule.needed);
         for (second, ((arrivals, noise), needed)) in seconds.enumerate() {
@@ -232,13 +239,18 @@ impl World<'_> {
         }
     }
 
-    /// What a candidate does at the traffic's median load, for hours.
+    /// What a candidate does for hours at a load that stays the same: at the traffic's median and at its
+    /// 90th percentile, the less steady of the two.
     pub fn watch(&self, scaler: &Autoscaler) -> Steadiness {
-        let traffic = self.traffic.leveled(WATCHED);
-        let draw = World { traffic: &traffic, ..*self }.plain(1);
-        let mut wanted = Vec::with_capacity(WATCHED.0 as usize);
-        draw.play(scaler, |tick| wanted.push(tick.wanted));
-        steadiness(&wanted)
+        let at = |share: f64| {
+            let traffic = self.traffic.leveled(share, WATCHED);
+            let draw = World { traffic: &traffic, ..*self }.plain(1);
+            let mut wanted = Vec::with_capacity(WATCHED.0 as usize);
+            draw.play(scaler, |tick| wanted.push(tick.wanted));
+            steadiness(&wanted)
+        };
+        let (median, high) = (at(0.5), at(0.9));
+        if high.unrest() > median.unrest() { high } else { median }
     }
 }
 

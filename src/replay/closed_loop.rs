@@ -22,7 +22,7 @@ pub(super) trait Servers {
     /// One second passes. `noise` is standard normal.
     fn step(&mut self, second: usize, arrivals: f64, noise: f64);
     /// What each replica shows.
-    fn gauges(&self, signal: Signal, gauges: &mut Vec<Option<f64>>);
+    fn gauges(&mut self, signal: Signal, gauges: &mut Vec<Option<f64>>);
     /// How many are about to go.
     fn draining(&self) -> usize;
     /// Requests in flight in all.
@@ -156,7 +156,7 @@ impl<'a> Scaling<'a> {
         }
     }
 
-    fn scrape(&mut self, now: f64, servers: &impl Servers, serving: &[u32]) {
+    fn scrape(&mut self, now: f64, servers: &mut impl Servers, serving: &[u32]) {
         for channel in self.channels.iter_mut().filter(|channel| channel.next <= now) {
             channel.next += channel.period;
             self.gauges.clear();
@@ -251,7 +251,7 @@ pub(super) fn play<S: Servers>(mut servers: S, setting: &Setting, mut record: im
         outcome.arrivals += arrivals;
         outcome.replica_seconds += (serving.len() + starting.len() + servers.draining()) as f64;
         let now = (second + 1) as f64;
-        scaling.scrape(now, &servers, &serving);
+        scaling.scrape(now, &mut servers, &serving);
         if next_sync <= now {
             next_sync += conditions.sync.0;
             let current = (serving.len() + starting.len()) as i32;

@@ -220,7 +220,7 @@ impl Servers for Discrete<'_> {
         self.draining.retain(|replica| replica.server.in_flight() > 0);
     }
 
-    fn gauges(&self, signal: Signal, gauges: &mut Vec<Option<f64>>) {
+    fn gauges(&mut self, signal: Signal, gauges: &mut Vec<Option<f64>>) {
         gauges.extend(self.serving.iter().map(|replica| {
             let shown = replica.server.gauges();
             match signal {

@@ -6,6 +6,9 @@
 use super::closed_loop::Servers;
 use super::plant::Plant;
 use crate::units::{Rate, Signal};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
 /// Replicas with equally many in flight.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +31,13 @@ pub(super) struct Fluid<'a> {
     found: Vec<f32>,
     arrivals: Vec<f32>,
     refused: Vec<f32>,
+    /// For what gauges show at one moment.
+    rng: ChaCha8Rng,
 }
 
 impl<'a> Fluid<'a> {
     /// Replicas in the steady state of a load per replica, with room for so many seconds.
-    pub(super) fn new(plant: &'a Plant, replicas: usize, load: Rate, seconds: usize) -> Fluid<'a> {
+    pub(super) fn new(plant: &'a Plant, replicas: usize, load: Rate, seconds: usize, seed: u64) -> Fluid<'a> {
         let level = Level { in_flight: plant.level(load).min(plant.limit()), replicas };
         Fluid {
             plant,
@@ -41,6 +46,7 @@ impl<'a> Fluid<'a> {
             found: Vec::with_capacity(seconds),
             arrivals: Vec::with_capacity(seconds),
             refused: Vec::with_capacity(seconds),
+            rng: ChaCha8Rng::seed_from_u64(seed),
         }
     }
 
@@ -101,9 +107,12 @@ impl Servers for Fluid<'_> {
         self.refused.push(refused.min(arrivals) as f32);
     }
 
-    fn gauges(&self, signal: Signal, gauges: &mut Vec<Option<f64>>) {
+    fn gauges(&mut self, signal: Signal, gauges: &mut Vec<Option<f64>>) {
         for level in &self.levels {
-            gauges.extend(std::iter::repeat_n(self.plant.gauge(signal, level.in_flight), level.replicas));
+            gauges.extend((0..level.replicas).map(|_| {
+                let normal = StandardNormal.sample(&mut self.rng);
+                self.plant.momentary_gauge(signal, level.in_flight, normal)
+            }));
         }
     }
 

@@ -36,3 +36,6 @@ pub use optimize::{Optimum, Progress, Search, Sensitivity, Tried, Tuning, google
 pub use plant::{Basis, Curves, Plant};
 pub use steadiness::Steadiness;
 pub use traffic::{FORMS, Path, Traffic, TrafficError, TrafficSpec};
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,8 @@ pub struct Curves {
     pub queue: Vec<(f64, f64)>,
     /// GPU utilization, percent. Empty: not known.
     pub gpu: Vec<(f64, f64)>,
+    /// Standard deviations of these three gauges at one moment, in their order. Empty: none.
+    pub scatter: [Vec<(f64, f64)>; 3],
     /// How long a request looks at the load: about as long as one takes.
     pub window: Seconds,
 }
@@ -60,6 +62,8 @@ pub struct Plant {
     batch: Table,
     queue: Table,
     gpu: Option<Table>,
+    /// Standard deviations of the three gauges at one moment.
+    scatter: [Table; 3],
     window: usize,
     limit: f64,
 }
@@ -79,6 +83,7 @@ impl Plant {
             batch: table(&curves.batch),
             queue: table(&curves.queue),
             gpu,
+            scatter: [0, 1, 2].map(|which| table(&curves.scatter[which])),
             window: (curves.window.0.round() as usize).max(1),
             limit,
         };
@@ -149,6 +154,24 @@ impl Plant {
         }
     }
 
+    /// The gauge at one moment, where `normal` is drawn from a standard normal distribution.
+    pub(super) fn momentary_gauge(&self, signal: Signal, in_flight: f64, normal: f64) -> Option<f64> {
+        let mean = self.gauge(signal, in_flight)?;
+        let which = match signal {
+            Signal::Batch => 0,
+            Signal::Queue => 1,
+            Signal::DutyCycle | Signal::Dcgm => 2,
+        };
+        let deviation = self.scatter[which].at(in_flight);
+        if mean > 2.0 * deviation {
+            return Some(mean + deviation * normal);
+        }
+        // Mostly nothing, at times much: the two values with this mean and deviation of which one is 0.
+        let much = if mean > 0.0 { mean + deviation * deviation / mean } else { 0.0 };
+        let often = mean / much.max(f64::MIN_POSITIVE);
+        Some(if standard_normal_below(normal) < often { much } else { 0.0 })
+    }
+
     /// The most that a gauge ever shows. `None`: not known.
     pub fn most(&self, signal: Signal) -> Option<f64> {
         self.gauge(signal, self.drain.end())
@@ -182,7 +205,7 @@ impl Plant {
         let (mut low, mut high) = (0.0, most);
         for _ in 0..HALVINGS {
             let rate = f64::midpoint(low, high);
-            let mut servers = Fluid::new(self, replicas.0.max(1) as usize, Rate(rate / n), JUDGED);
+            let mut servers = Fluid::new(self, replicas.0.max(1) as usize, Rate(rate / n), JUDGED, 0);
             let mut total = 0.0;
             for (second, [arriving, leaving]) in chance.iter().enumerate() {
                 let arrivals = (rate + rate.sqrt() * arriving).max(0.0);
@@ -194,4 +217,10 @@ impl Plant {
         }
         Rate(low)
     }
+}
+
+/// The share of a standard normal distribution below a value, by the logistic curve next to it (off by at
+/// most 0.01).
+fn standard_normal_below(value: f64) -> f64 {
+    (1.0 + (-1.702 * value).exp()).recip()
 }

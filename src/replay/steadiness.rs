@@ -42,6 +42,17 @@ pub enum Steadiness {
     },
 }
 
+impl Steadiness {
+    /// The worse the more: nothing, changes per hour, a limit cycle.
+    pub(super) fn unrest(&self) -> f64 {
+        match self {
+            Steadiness::Steady { .. } => 0.0,
+            Steadiness::Wanders { changes_per_hour, .. } => *changes_per_hour,
+            Steadiness::LimitCycle { .. } => f64::INFINITY,
+        }
+    }
+}
+
 impl fmt::Display for Steadiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

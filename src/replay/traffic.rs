@@ -196,24 +196,35 @@ fn rate(text: &str) -> Result<Rate, String> {
     })
 }
 
+/// A time as a spec has it, in the largest unit that leaves no fraction.
+fn plain(time: Seconds) -> String {
+    [(3600.0, "h"), (60.0, "m")]
+        .into_iter()
+        .find(|(unit, _)| time.0 % unit == 0.0)
+        .map_or_else(|| format!("{}s", time.0), |(unit, name)| format!("{}{name}", time.0 / unit))
+}
+
 impl fmt::Display for TrafficSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |rates: &[Rate], between: &str| {
             rates.iter().map(|rate| rate.0.to_string()).collect::<Vec<_>>().join(between)
         };
         match self {
-            TrafficSpec::Constant { rate, length } => write!(f, "constant:{}@{}s", rate.0, length.0),
+            TrafficSpec::Constant { rate, length } => write!(f, "constant:{}@{}", rate.0, plain(*length)),
             TrafficSpec::Diurnal { low, high, length } => {
-                write!(f, "diurnal:{}..{}@{}s", low.0, high.0, length.0)
+                write!(f, "diurnal:{}..{}@{}", low.0, high.0, plain(*length))
             }
-            TrafficSpec::Ramp { rates, length } => write!(f, "ramp:{}@{}s", list(rates, ".."), length.0),
+            TrafficSpec::Ramp { rates, length } => write!(f, "ramp:{}@{}", list(rates, ".."), plain(*length)),
             TrafficSpec::Spike { base, peaks, length } => {
-                write!(f, "spike:{}..{}@{}s", base.0, list(peaks, ","), length.0)
+                write!(f, "spike:{}..{}@{}", base.0, list(peaks, ","), plain(*length))
             }
             TrafficSpec::Bursts { mean, spread, memory, length } => {
-                write!(f, "bursts:{},sd={spread},memory={}s@{}s", mean.0, memory.0, length.0)
+                write!(f, "bursts:{},sd={spread},memory={}@{}", mean.0, plain(*memory), plain(*length))
             }
-            TrafficSpec::Trace { path, speed } => write!(f, "trace:{}*{speed}", path.display()),
+            TrafficSpec::Trace { path, speed } => {
+                write!(f, "trace:{}", path.display())?;
+                if *speed == 1.0 { Ok(()) } else { write!(f, "*{speed}") }
+            }
             TrafficSpec::Rates { path } => write!(f, "rates:{}", path.display()),
         }
     }
@@ -381,12 +392,12 @@ impl Traffic {
         Traffic { rates, ..self.clone() }.not_empty()
     }
 
-    /// The same rate as this traffic has in the middle of its order, for ever.
-    pub(super) fn leveled(&self, length: Seconds) -> Traffic {
+    /// A constant load: the rate that this traffic stays below for the share `below` of its time.
+    pub(super) fn leveled(&self, below: f64, length: Seconds) -> Traffic {
         let mut sorted = self.rates.clone();
         sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-        Traffic { rates: vec![median; length.0 as usize], bursts: None, dispersion: 1.0 }
+        let level = sorted.get((sorted.len() as f64 * below) as usize).copied().unwrap_or(0.0);
+        Traffic { rates: vec![level; length.0 as usize], bursts: None, dispersion: 1.0 }
     }
 
     fn not_empty(self) -> Result<Traffic, TrafficError> {
