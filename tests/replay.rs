@@ -1,4 +1,5 @@
-//! A replay beside discrete events, over the traffic shapes and targets that it is meant for.
+//! A replay beside discrete events, over the traffic shapes and targets that it is meant for; and the program
+//! `simulate` as a user runs it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -12,7 +13,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, LogNormal};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
 
 const RANGE: Range = Range { min: 1, max: 16 };
 const GOAL: f64 = 0.05;
@@ -211,4 +217,101 @@ fn the_best_batch_target_holds_on_every_shape_in_discrete_events_that_no_search_
     }
     println!("mean cost: {:.3} with the default behavior, {:.3} tuned", costs[0], costs[1]);
     assert!(costs[0] <= 1.40 && costs[1] <= 1.30, "{costs:?}");
+}
+
+/// A copy of the sample run, which was made with the embedded simulated server.
+fn sample() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample");
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+    }
+    directory
+}
+
+fn simulate(run: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
+        .arg("simulate")
+        .arg(run)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the_report() {
+    let run = sample();
+    let arguments = [
+        "--traffic",
+        "ramp:10..60@20m",
+        "--max-replicas",
+        "6",
+        "--seeds",
+        "2",
+        "--target",
+        "batch=8",
+        "--json",
+    ];
+    let (code, stdout, stderr) = simulate(run.path(), &arguments);
+    assert_eq!(code, Some(0), "{stderr}");
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(document["format"], "calibrate/simulation");
+    let candidates = document["candidates"].as_array().unwrap();
+    let origins: Vec<&str> =
+        candidates.iter().map(|candidate| candidate["origin"].as_str().unwrap()).collect();
+    assert_eq!(origins[0], "given");
+    assert!(
+        origins.contains(&"recommended by the run") && origins.contains(&"Google's advice"),
+        "{origins:?}"
+    );
+    for candidate in candidates {
+        let score = &candidate["score"];
+        assert!((0.0..=1.0).contains(&score["violations"].as_f64().unwrap()), "{candidate}");
+        assert!(score["gpu_hours"].as_f64().unwrap() > 0.3, "{candidate}");
+    }
+    let check = &document["check"]["violations"];
+    let difference = check["replay"].as_f64().unwrap() - check["discrete"].as_f64().unwrap();
+    assert!(difference.abs() < 0.1, "{check}");
+    for file in ["simulation.json", "plots/replay-replicas.svg", "plots/replay-violations.svg"] {
+        assert!(run.path().join(file).is_file(), "{file}");
+    }
+    let report = fs::read_to_string(run.path().join("report.html")).unwrap();
+    assert!(report.contains("Under traffic") && report.contains("Replicas over time"));
+    assert!(stderr.contains("batch=8") && stderr.contains("clairvoyant"), "{stderr}");
+}
+
+#[test]
+fn simulate_refuses_what_it_cannot_play_and_says_what_would_be_right() {
+    let run = sample();
+    let rates = run.path().join("load.csv");
+    fs::write(&rates, "time,rate\n0,5\n60,6\n60,7\n").unwrap();
+    let empty = run.path().join("empty.csv");
+    fs::write(&empty, "TIMESTAMP,ContextTokens,GeneratedTokens\n").unwrap();
+    let by_file = |kind: &str, file: &Path| format!("{kind}:{}", file.display());
+    for (arguments, says) in [
+        (vec!["--traffic", "diurnl:8..36"], "did you mean diurnal:?"),
+        (vec!["--traffic", "trace:nowhere.csv"], "cannot read the trace nowhere.csv"),
+        (
+            vec!["--traffic", &by_file("rates", &rates)],
+            "row 3: the time 60 s is not after the one before it (60 s)",
+        ),
+        (vec!["--traffic", &by_file("trace", &empty)], "holds no requests"),
+        (vec!["--traffic", "constant:5", "--scale", "0"], "--scale 0 is not from"),
+        (vec!["--traffic", "constant:5", "--scale", "NaN"], "--scale NaN is not from"),
+        (vec!["--traffic", "constant:5", "--target", "batch=-1"], "METRIC=VALUE, like batch=22"),
+        (vec!["--traffic", "constant:5", "--target", "speed=3"], "queue, batch, duty-cycle or dcgm"),
+        (vec!["--traffic", "constant:5", "--min-replicas", "3", "--max-replicas", "2"], "1 <= min <= max"),
+        (vec!["--traffic", "constant:5", "--hpa", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (vec!["--traffic", "constant:5", "--cluster-version", "new"], "MAJOR.MINOR, like 1.35"),
+        (vec!["--traffic", "constant:5", "--startup", "120"], "a number with a unit"),
+        (vec![], "--traffic"),
+    ] {
+        let (code, _, stderr) = simulate(run.path(), &arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(says), "{arguments:?}: {stderr}");
+    }
+    let (code, _, stderr) = simulate(Path::new("nowhere"), &["--traffic", "constant:5"]);
+    assert!(code == Some(2) && stderr.contains("no run directory"), "{stderr}");
 }

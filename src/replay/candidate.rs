@@ -95,17 +95,17 @@ impl World<'_> {
             let normal: f64 = StandardNormal.sample(&mut rng);
             (1.0 + spread * normal.clamp(-2.5, 2.5)).max(0.2)
         };
-        let speed = around_one(self.uncertainty);
+        let pace = around_one(self.uncertainty);
         let start_up = around_one(START_UP_DRIFT);
-        self.draw_at(seed, speed, start_up)
+        self.draw_at(seed, pace, start_up)
     }
 
-    fn draw_at(&self, seed: u64, speed: f64, start_up: f64) -> Draw {
+    fn draw_at(&self, seed: u64, pace: f64, start_up: f64) -> Draw {
         let path = self.traffic.draw(seed);
         let schedule = self.capacities.schedule(&path.rates, self.conditions.start_up.mean);
         let mut conditions = self.conditions;
         conditions.start_up.mean = conditions.start_up.mean * start_up;
-        let plant = if speed == 1.0 { self.plant.clone() } else { self.plant.at_speed(speed) };
+        let plant = if pace == 1.0 { self.plant.clone() } else { self.plant.at_speed(pace) };
         let replicas = schedule.needed.first().copied().unwrap_or(1);
         Draw { path, plant, conditions, schedule, replicas, seed }
     }

@@ -171,7 +171,7 @@ impl<'a> Scaling<'a> {
     /// How many replicas there are to be.
     fn sync(&mut self, now: f64, serving: &[u32], starting: &[Starting]) -> i32 {
         let pipeline = self.conditions.pipeline;
-        let current = i32::try_from(serving.len() + starting.len()).unwrap_or(i32::MAX);
+        let current = count(serving, starting);
         self.workload.spec_replicas = current;
         self.workload.status_replicas = current;
         self.workload.pods.clear();
@@ -254,7 +254,7 @@ pub(super) fn play<S: Servers>(mut servers: S, setting: &Setting, mut record: im
         scaling.scrape(now, &mut servers, &serving);
         if next_sync <= now {
             next_sync += conditions.sync.0;
-            let current = (serving.len() + starting.len()) as i32;
+            let current = count(&serving, &starting);
             let change = scaling.sync(now, &serving, &starting) - current;
             if change != 0 {
                 outcome.changes += 1;
@@ -275,13 +275,18 @@ pub(super) fn play<S: Servers>(mut servers: S, setting: &Setting, mut record: im
             arrivals: *arrivals,
             serving: serving.len(),
             starting: starting.len(),
-            wanted: (serving.len() + starting.len()) as i32,
+            wanted: count(&serving, &starting),
             in_flight: servers.in_flight(),
             metric: scaling.metric,
         });
     }
     outcome.broken = servers.violations();
     outcome
+}
+
+/// Replicas that the HPA has asked for.
+fn count(serving: &[u32], starting: &[Starting]) -> i32 {
+    i32::try_from(serving.len() + starting.len()).unwrap_or(i32::MAX)
 }
 
 fn start(id: u32, now: f64, conditions: &Conditions, rng: &mut ChaCha8Rng) -> Starting {

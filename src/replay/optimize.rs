@@ -261,9 +261,9 @@ impl Search<'_> {
             let middle = usize::midpoint(low, high);
             let found = self.try_out(grid[middle], tuning, draws);
             if found.holds {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
             tried.push(found);
         }

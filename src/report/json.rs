@@ -109,7 +109,7 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         tolerance: recommendation.map(|r| r.tolerance),
         capacity: analysis.capacity.as_ref().ok().map(capacity),
         prediction: analysis.prediction.as_ref().ok(),
-        prediction_missing: analysis.prediction.as_ref().err().map(|reason| reason.to_string()),
+        prediction_missing: analysis.prediction.as_ref().err().map(ToString::to_string),
         targets: recommendation.map(|r| r.targets.iter().map(target).collect()).unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         warnings: recommendation.map(|r| r.warnings.as_slice()).unwrap_or_default(),

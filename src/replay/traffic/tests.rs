@@ -153,10 +153,8 @@ fn what_is_no_traffic_is_refused_with_its_row() {
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic_and_every_shape_has_finite_rates(text in "(constant|diurnal|ramp|spike|bursts|trace|rates)?:?[0-9.,@*=a-z]{0,24}") {
-        if let Some(traffic) = text.parse::<TrafficSpec>().ok().filter(|spec| spec.to_string().len() < 200).and_then(|spec| Traffic::of_shape(&spec)) {
-            if traffic.length().0 < 100_000.0 {
-                prop_assert!(traffic.rates.iter().all(|rate| (0.0..=HIGHEST).contains(rate)));
-            }
-        }
+        let Ok(spec) = text.parse::<TrafficSpec>() else { return Ok(()) };
+        let Some(traffic) = Traffic::of_shape(&spec) else { return Ok(()) };
+        prop_assert!(traffic.rates.iter().all(|rate| (0.0..=HIGHEST).contains(rate)));
     }
 }
