@@ -245,7 +245,7 @@ fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the
     let run = sample();
     let arguments = [
         "--traffic",
-        "ramp:10..60@20m",
+        "ramp:5..30@10m",
         "--max-replicas",
         "6",
         "--seeds",
@@ -269,7 +269,7 @@ fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the
     for candidate in candidates {
         let score = &candidate["score"];
         assert!((0.0..=1.0).contains(&score["violations"].as_f64().unwrap()), "{candidate}");
-        assert!(score["gpu_hours"].as_f64().unwrap() > 0.3, "{candidate}");
+        assert!(score["gpu_hours"].as_f64().unwrap() > 0.1, "{candidate}");
     }
     let check = &document["check"]["violations"];
     let difference = check["replay"].as_f64().unwrap() - check["discrete"].as_f64().unwrap();

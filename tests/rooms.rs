@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("replay", &["analyze", "batching", "hpa", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
-    ("report", &["analyze", "measurement", "recommend", "replay", "units"]),
+    ("report", &["analyze", "hpa", "measurement", "recommend", "replay", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),
 ];

@@ -9,10 +9,10 @@ use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, OrExit};
 use crate::hpa::{Generation, Range, Tolerances};
 use crate::recommend::Recommendation;
-use crate::record;
+use crate::record::{self, RecordedRun};
 use crate::replay::{
-    Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Pipeline, Played, Search, StartUp, Traffic,
-    TrafficSpec, World, googles_advice, held_out, optimize,
+    Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Pipeline, Played, Search, StartUp,
+    Traffic, TrafficSpec, World, googles_advice, held_out, optimize,
 };
 use crate::report::{self, Check, Simulation};
 use crate::scenario::{Scenario, Settings};
@@ -151,7 +151,9 @@ const TARGETS: usize = 40;
 /// Share of requests that may break a limit, where the SLO names no percentile.
 const GOAL: f64 = 0.05;
 /// More requests than this are not played with discrete events: that would take minutes.
-const MOST_DISCRETE: f64 = 600_000.0;
+const MOST_DISCRETE: f64 = 1_200_000.0;
+/// Draws that are checked, where so many are not too long.
+const CHECKED: u64 = 5;
 
 impl ClusterArgs {
     fn check(&self, scale: f64) -> anyhow::Result<()> {
@@ -232,25 +234,18 @@ impl Stage {
 /// Plays the candidates and shows what they come to.
 pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exit, Failure> {
     arguments.cluster.check(arguments.scale).or_exit(Exit::Usage)?;
+    let (traffic, remarks) = traffic_file::read(&arguments.traffic).or_exit(Exit::Usage)?;
+    let traffic = traffic.scaled(arguments.scale).or_exit(Exit::Usage)?;
     let run = record::read(&arguments.run).or_exit(Exit::Usage)?;
-    let slo = &arguments.cluster.slo;
-    let other = Settings {
-        slo: (!slo.is_empty()).then(|| slo.clone()),
-        tolerance: arguments.cluster.tolerance,
-        ..Settings::default()
-    };
-    let recorded = derive::recorded_settings(&run, &arguments.run).or_exit(Exit::Usage)?;
-    let scenario = other.over(recorded).resolve().or_exit(Exit::Usage)?;
+    let scenario = scenario(arguments, &run).or_exit(Exit::Usage)?;
+    let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
+    let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
     let derived = derive::from_run(&run, &scenario).or_exit(Exit::Usage)?;
     let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
-    let stage = stage(arguments, &scenario, replica)?;
-    let mut candidates = candidates(arguments, &stage, derived.recommendation.as_ref())?;
+    let stage = stage(arguments, &scenario, replica, (traffic, remarks), range);
+    candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);
     let optimum = arguments.optimize.then(|| search(arguments, &stage, console)).transpose()?;
-    if let Some((candidate, _)) =
-        optimum.as_ref().and_then(|(candidate, optimum)| Some((candidate.clone()?, optimum)))
-    {
-        candidates.insert(0, candidate);
-    }
+    candidates.splice(0..0, optimum.iter().filter_map(|(candidate, _)| candidate.clone()));
     let draws = draws(&stage, arguments.seeds);
     let played = play(&stage, candidates, &draws, console);
     let simulation = Simulation {
@@ -275,10 +270,24 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     Ok(if none { Exit::Invalid } else { Exit::Done })
 }
 
-fn stage(arguments: &SimulateArgs, scenario: &Scenario, replica: Replica) -> Result<Stage, Failure> {
-    let (traffic, mut remarks) = traffic_file::read(&arguments.traffic).or_exit(Exit::Usage)?;
-    let traffic = traffic.scaled(arguments.scale).or_exit(Exit::Usage)?;
-    let range = arguments.cluster.range(scenario).or_exit(Exit::Usage)?;
+/// The run's scenario, with what the flags say instead.
+fn scenario(arguments: &SimulateArgs, run: &RecordedRun) -> anyhow::Result<Scenario> {
+    let slo = &arguments.cluster.slo;
+    let other = Settings {
+        slo: (!slo.is_empty()).then(|| slo.clone()),
+        tolerance: arguments.cluster.tolerance,
+        ..Settings::default()
+    };
+    Ok(other.over(derive::recorded_settings(run, &arguments.run)?).resolve()?)
+}
+
+fn stage(
+    arguments: &SimulateArgs,
+    scenario: &Scenario,
+    replica: Replica,
+    (traffic, mut remarks): (Traffic, Vec<String>),
+    range: Range,
+) -> Stage {
     let goal = arguments.cluster.goal.map_or_else(|| goal(&scenario.slos), |percent| percent / 100.0);
     let capacities = Capacities::of(&replica.plant, goal, range);
     let (peak, most) = (traffic.peak(), capacities.total(range.max.max(1).cast_unsigned() as usize));
@@ -290,16 +299,7 @@ fn stage(arguments: &SimulateArgs, scenario: &Scenario, replica: Replica) -> Res
     }
     remarks.extend(replica.remarks.iter().cloned());
     let conditions = arguments.cluster.conditions(scenario);
-    Ok(Stage {
-        replica,
-        traffic,
-        conditions,
-        capacities,
-        range,
-        tolerance: scenario.tolerance,
-        goal,
-        remarks,
-    })
+    Stage { replica, traffic, conditions, capacities, range, tolerance: scenario.tolerance, goal, remarks }
 }
 
 /// The smallest share that a percentile of the SLO leaves.
@@ -312,21 +312,23 @@ fn goal(slos: &[Slo]) -> f64 {
         .unwrap_or(GOAL)
 }
 
-/// What is played: manifests, targets, the run's own targets, Google's advice.
-fn candidates(
+/// The manifests that are played as they stand.
+fn manifests(arguments: &SimulateArgs, tolerance: f64, console: Console) -> anyhow::Result<Vec<Candidate>> {
+    let read = |path: &PathBuf| hpa_file::read(path, tolerance, |remark| console.note(&remark));
+    arguments.hpa.iter().map(read).collect()
+}
+
+/// The other candidates: given targets, the run's own, Google's advice.
+fn targets(
     arguments: &SimulateArgs,
     stage: &Stage,
     recommendation: Option<&Recommendation>,
-) -> Result<Vec<Candidate>, Failure> {
-    let mut found = Vec::new();
-    for path in &arguments.hpa {
-        found.push(hpa_file::read(path, stage.tolerance, console_remark()).or_exit(Exit::Usage)?);
-    }
+) -> anyhow::Result<Vec<Candidate>> {
     let known = |signal: Signal| stage.replica.plant.most(signal).is_some();
+    let mut found = Vec::new();
     for target in &arguments.target {
         if !known(target.signal) {
-            let error = anyhow!("--target {}: the run shows nothing of this metric", target.signal.slug());
-            return Err(Failure { exit: Exit::Usage, error });
+            return Err(anyhow!("--target {}: the run shows nothing of this metric", target.signal.slug()));
         }
         found.push(stage.candidate("given", target.signal, target.value));
     }
@@ -345,10 +347,6 @@ fn candidates(
         Some(stage.candidate("Google's advice", signal, Milli::floor((value * 10.0).round() / 10.0)?))
     }));
     Ok(found)
-}
-
-fn console_remark() -> impl FnMut(String) {
-    |remark| tracing::warn!("{remark}")
 }
 
 /// Draws that no search has seen, the first of them with the plant and the start-up just as they are.
@@ -420,21 +418,34 @@ fn search(
     Ok((best, optimum))
 }
 
-/// The first candidate again with discrete-event servers, in the same draw. `None`: no model, or too long.
+/// The first candidate again with discrete-event servers, in the same draws. `None`: no model, or too long.
 fn check(stage: &Stage, played: &[Played]) -> Option<Check> {
     let first = played.first()?;
     let (model, requests) = stage.replica.model.as_ref()?;
-    if stage.traffic.mean().0 * stage.traffic.length().0 > MOST_DISCRETE {
+    let arrivals = stage.traffic.mean().0 * stage.traffic.length().0;
+    if arrivals > MOST_DISCRETE {
         return None;
     }
-    let draw = stage.world().plain(held_out(0));
-    let replayed = draw.play(&first.candidate.scaler, |_| {});
-    let discrete = draw.play_discrete(&first.candidate.scaler, model, requests);
-    let gpus = f64::from(stage.conditions.gpus_per_replica);
-    let hours = |seconds: f64| seconds / 3600.0 * gpus;
+    let draws = ((MOST_DISCRETE / arrivals.max(1.0)) as u64).clamp(1, CHECKED);
+    let scaler = &first.candidate.scaler;
+    let outcomes: Vec<_> = (0..draws)
+        .into_par_iter()
+        .map(|index| {
+            let draw = stage.world().plain(held_out(index));
+            (draw.play(scaler, |_| {}), draw.play_discrete(scaler, model, requests))
+        })
+        .collect();
+    let n = outcomes.len() as f64;
+    let hours = |seconds: f64| seconds / 3600.0 * f64::from(stage.conditions.gpus_per_replica);
+    let mean = |figure: &dyn Fn(&Outcome) -> f64| {
+        let sums = outcomes.iter().map(|(replayed, discrete)| (figure(replayed), figure(discrete)));
+        let (replayed, discrete) = sums.fold((0.0, 0.0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
+        (replayed / n, discrete / n)
+    };
     Some(Check {
-        violations: (replayed.violations(), discrete.violations()),
-        gpu_hours: (hours(replayed.replica_seconds), hours(discrete.replica_seconds)),
+        draws,
+        violations: mean(&Outcome::violations),
+        gpu_hours: mean(&|outcome| hours(outcome.replica_seconds)),
     })
 }
 

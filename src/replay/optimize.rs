@@ -105,7 +105,7 @@ pub struct Tried {
     pub tuning: Tuning,
     /// What it comes to.
     pub score: Score,
-    /// Whether nine of ten draws stay within the goal.
+    /// Whether the upper bound of its violations is within the goal.
     pub holds: bool,
 }
 
@@ -317,14 +317,17 @@ impl Search<'_> {
 
     fn why(&self, best: &Tried, default: Option<&Tried>) -> Vec<String> {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let score = &best.score;
         let mut reasons = vec![format!(
-            "{} {} with {}: the cheapest of those that keep violations within {} in nine of ten draws ({} on average, {} at the upper bound)",
+            "{} {} with {}: the cheapest that keeps violations within {} ({} on average over {} draws, at most {} with 90 % confidence; one draw in ten goes above {})",
             self.signal.title(),
             best.target,
             best.tuning,
             percent(self.goal),
-            percent(best.score.violations),
-            percent(best.score.violations_upper),
+            percent(score.violations),
+            score.draws,
+            percent(score.violations_upper),
+            percent(score.violations_bad_day),
         )];
         reasons.push(format!(
             "it costs {:.1} GPU-hours, {:.2} times what somebody would pay who knew the load ahead",

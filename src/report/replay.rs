@@ -57,9 +57,11 @@ pub struct Simulation<'a> {
     pub remarks: Vec<String>,
 }
 
-/// A replay beside discrete events in the same draw.
+/// A replay beside discrete events in the same draws.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Check {
+    /// How many draws.
+    pub draws: u64,
     /// Share of requests that break a limit, 0 to 1: by the replay, by discrete events.
     pub violations: (f64, f64),
     /// GPU-hours, in the same order.
@@ -129,14 +131,14 @@ pub fn simulation_summary(simulation: &Simulation, colour: bool) -> String {
     }
     let _ = writeln!(
         out,
-        "\n  {:<16} {:<22} {:>10} {:>8} {:>7} {:>6} {:>7}",
+        "\n  {:<19} {:<22} {:>10} {:>8} {:>7} {:>6} {:>7}",
         "target", "", "violations", "at most", "GPU-h", "cost", "changes"
     );
     for played in &simulation.played {
         let score = &played.score;
         let holds = simulation.holds(score);
         let line = format!(
-            "{} {:<16} {:<22} {:>10} {:>8} {:>7.1} {:>5.2}x {:>5.1}/h  {}",
+            "{} {:<19} {:<22} {:>10} {:>8} {:>7.1} {:>5.2}x {:>5.1}/h  {}",
             if holds { "✓" } else { "✗" },
             played.candidate.name,
             shorten(&played.candidate.origin, 22),
@@ -233,7 +235,8 @@ fn shorten(text: &str, most: usize) -> String {
 impl Check {
     fn words(&self) -> String {
         format!(
-            "with discrete events the first comes to {} violations and {:.1} GPU-hours; the replay says {} and {:.1}",
+            "with discrete events (draws: {}) the first comes to {} violations and {:.1} GPU-hours; the replay says {} and {:.1}",
+            self.draws,
             percent(self.violations.1),
             self.gpu_hours.1,
             percent(self.violations.0),
@@ -267,6 +270,7 @@ pub fn simulation_document(simulation: &Simulation) -> Value {
         "goal": simulation.goal,
         "candidates": simulation.played.iter().map(|played| candidate(simulation, played)).collect::<Vec<_>>(),
         "check": simulation.check.map(|check| json!({
+            "draws": check.draws,
             "violations": { "replay": check.violations.0, "discrete": check.violations.1 },
             "gpu_hours": { "replay": check.gpu_hours.0, "discrete": check.gpu_hours.1 },
         })),
