@@ -2,6 +2,7 @@
 //! `simulate` as a user runs it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a study shows its figures")]
 
 use calibrate::batching::{Admission, Deviations, ServerModel};
 use calibrate::hpa::{Range, Tolerances};
