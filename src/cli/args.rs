@@ -2,6 +2,7 @@
 
 use crate::commands::hpa::HpaArgs;
 use crate::commands::simulate::SimulateArgs;
+use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
 use crate::units::Slo;
 use clap::builder::styling::{AnsiColor, Styles};
@@ -126,6 +127,9 @@ pub struct RecommendArgs {
     /// Tolerance of the HPA controller, as a fraction of 1, instead of the run's own
     #[arg(long, value_name = "FRACTION")]
     pub tolerance: Option<f64>,
+    /// Load over time: the cheapest target that holds under it, as `simulate --optimize` finds it with its defaults
+    #[arg(long, value_name = "SPEC")]
+    pub traffic: Option<TrafficSpec>,
 }
 
 /// Arguments of `report`.

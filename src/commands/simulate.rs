@@ -70,6 +70,9 @@ pub struct SimulateArgs {
     /// Metric to search a target of: queue, batch, duty-cycle or dcgm
     #[arg(long, value_name = "METRIC", default_value = "batch", value_parser = signal, help_heading = "Candidates")]
     pub metric: Signal,
+    /// Whether nothing is written.
+    #[arg(skip)]
+    pub only_show: bool,
     /// What surrounds the server.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -199,6 +202,42 @@ impl ClusterArgs {
     }
 }
 
+/// `recommend --traffic`: the search with the defaults, and nothing written.
+pub(super) fn recommend(
+    run: PathBuf,
+    traffic: TrafficSpec,
+    slo: Vec<Slo>,
+    tolerance: Option<f64>,
+    console: Console,
+) -> Result<Exit, Failure> {
+    let Conditions { pipeline, start_up, .. } = Conditions::default();
+    let cluster = ClusterArgs {
+        min_replicas: None,
+        max_replicas: None,
+        startup: start_up.mean,
+        startup_spread: start_up.spread,
+        scrape: pipeline.scrape,
+        lag: pipeline.ingest,
+        cluster_version: None,
+        tolerance,
+        slo,
+        goal: None,
+    };
+    let arguments = SimulateArgs {
+        run,
+        traffic,
+        scale: 1.0,
+        seeds: 20,
+        hpa: Vec::new(),
+        target: Vec::new(),
+        optimize: true,
+        metric: Signal::Batch,
+        only_show: true,
+        cluster,
+    };
+    simulate(&arguments, console)
+}
+
 /// Everything that candidates are played in.
 struct Stage {
     replica: Replica,
@@ -265,7 +304,10 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
         simulated: run.info.target.simulated,
         remarks: stage.remarks.clone(),
     };
-    show(&simulation, &arguments.run, console)?;
+    if !arguments.only_show {
+        write(&simulation, &arguments.run, console)?;
+    }
+    show(&simulation, &arguments.run, console);
     let none = simulation.optimum.as_ref().is_some_and(|optimum| optimum.best.is_none());
     Ok(if none { Exit::Invalid } else { Exit::Done })
 }
@@ -449,16 +491,20 @@ fn check(stage: &Stage, played: &[Played]) -> Option<Check> {
     })
 }
 
-/// Writes the files, renders the report again, and shows the result.
-fn show(simulation: &Simulation, directory: &Path, console: Console) -> Result<(), Failure> {
+/// Writes the files and renders the report again.
+fn write(simulation: &Simulation, directory: &Path, console: Console) -> Result<(), Failure> {
     for file in report::render_simulation(simulation).or_exit(Exit::Failed)? {
         record::write_file(&directory.join(&file.path), file.contents.as_bytes()).or_exit(Exit::Failed)?;
     }
     derive::derive(directory).or_exit(Exit::Failed)?;
-    console.summary(&report::simulation_summary(simulation, console.colour()));
     for file in ["simulation.json", "report.html"] {
-        console.summary(&format!("{:<13} {}", file, directory.join(file).display()));
+        console.note(&format!("{file:<15} {}", directory.join(file).display()));
     }
+    Ok(())
+}
+
+fn show(simulation: &Simulation, directory: &Path, console: Console) {
+    console.summary(&report::simulation_summary(simulation, console.colour()));
     if console.wants_json() {
         let mut document = report::simulation_document(simulation);
         if let Some(fields) = document.as_object_mut() {
@@ -466,5 +512,4 @@ fn show(simulation: &Simulation, directory: &Path, console: Console) -> Result<(
         }
         console.document(&document);
     }
-    Ok(())
 }
