@@ -7,8 +7,8 @@
 //! ```text
 //! scenario -> plan -> drive --+
 //!                   observe --+-> measurement -> record (disk)
-//! record -> measurement -> analyze -> recommend -> report | manifest
-//!                             ^          ^ hpa
+//! record -> measurement -> analyze -> replay -> recommend -> report | manifest
+//!                             ^        ^ hpa
 //!              batching ------+
 //!              batching -> simulator (the same model behind HTTP)
 //! cli, commands: the edge that puts the rooms together
@@ -28,6 +28,7 @@
 //! | [`analyze`] | steps, latencies, SLO checks, capacity, validity |
 //! | [`study`] | calibrations of simulated servers of known capacity: how far one can be trusted |
 //! | [`hpa`] | the Kubernetes HPA controller's decision, exactly |
+//! | [`replay`] | traffic, replicas, metrics on their way and the HPA in a closed loop; its optimum |
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
@@ -36,8 +37,8 @@
 //! # Invariants
 //!
 //! * A room imports only the rooms below it; `tests/rooms.rs` holds the table.
-//! * `plan`, `batching`, `analyze`, `hpa`, `recommend` and `manifest` are pure: no I/O, no clock, no
-//!   ambient randomness. What they say can be derived again from a record, on any machine.
+//! * `plan`, `batching`, `analyze`, `hpa`, `replay`, `recommend` and `manifest` are pure: no I/O, no clock,
+//!   no ambient randomness. What they say can be derived again from a record, on any machine.
 //! * Every scheduled request yields exactly one recorded outcome. Failures are outcomes.
 //! * An absent metric is unknown, never 0.
 //! * Only `cli` and `commands` print; only `main` ends the process.
@@ -54,6 +55,7 @@ pub mod observe;
 pub mod plan;
 pub mod recommend;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod simulator;

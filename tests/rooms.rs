@@ -18,11 +18,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("batching", &["units"]),
     ("analyze", &["batching", "measurement", "units"]),
     ("hpa", &["units"]),
-    ("replay", &["analyze", "hpa", "units"]),
+    ("replay", &["analyze", "batching", "hpa", "units"]),
     ("study", &["analyze", "batching", "measurement", "plan", "scenario", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
-    ("report", &["analyze", "measurement", "recommend", "units"]),
+    ("report", &["analyze", "hpa", "measurement", "recommend", "replay", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),
 ];

@@ -18,6 +18,7 @@ mod types;
 mod validity;
 
 pub use server_model::Known;
+pub(crate) use surface::isotonic;
 pub use surface::{Curve, Origin, Surface};
 pub use types::*;
 

@@ -5,6 +5,8 @@ use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
 use crate::commands::manifests::ManifestsArgs;
+use crate::commands::simulate::SimulateArgs;
+use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
 use crate::units::{Seconds, Signal, Slo};
 use clap::builder::styling::{AnsiColor, Styles};
@@ -74,6 +76,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Replay traffic through the measured replica and the HPA: candidates beside each other, the best target
+    Simulate(Box<SimulateArgs>),
     /// Look whether the server and every source of its metrics is there, fresh and plausible
     Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why
@@ -142,6 +146,9 @@ pub struct RecommendArgs {
     /// Recommend this metric, whatever speaks against it
     #[arg(long, value_name = "METRIC", value_parser = signal)]
     pub metric: Option<Signal>,
+    /// Load over time: the cheapest target that holds under it, as `simulate --optimize` finds it with its defaults
+    #[arg(long, value_name = "SPEC", conflicts_with_all = ["lag", "growth", "production_replicas"])]
+    pub traffic: Option<TrafficSpec>,
     /// What is assumed of the control loop, instead of what the run assumed.
     #[command(flatten)]
     pub other: LoopArgs,

@@ -18,11 +18,13 @@ use std::path::{Path, PathBuf};
 
 /// What a record tells.
 pub(super) struct Derived {
-    analysis: Analysis,
-    recommendation: Option<Recommendation>,
+    pub(super) analysis: Analysis,
+    pub(super) recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
     left_out: Vec<LeftOut>,
+    /// What `simulate` left in the directory.
+    simulation: Option<String>,
 }
 
 /// The manifests as files by name, what is left out of them, and what to know.
@@ -56,7 +58,8 @@ pub(super) fn read(
         others.push(run);
     }
     let run = record::together(first, others);
-    from_run(&run, &scenario, metric)
+    let derived = from_run(&run, &scenario, metric)?;
+    Ok(Derived { simulation: std::fs::read_to_string(directory.join(report::SIMULATION)).ok(), ..derived })
 }
 
 /// Runs can only be taken together where server, replicas and requests are the same.
@@ -95,7 +98,11 @@ pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
-fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> anyhow::Result<Derived> {
+pub(super) fn from_run(
+    run: &RecordedRun,
+    scenario: &Scenario,
+    metric: Option<Signal>,
+) -> anyhow::Result<Derived> {
     let measured = Measured {
         requests: &run.requests,
         samples: &run.samples,
@@ -125,7 +132,14 @@ fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> a
             Err(reason) => recommendation.warnings.push(reason),
         }
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests, left_out })
+    Ok(Derived {
+        facts: facts(run, scenario),
+        analysis,
+        recommendation,
+        manifests,
+        left_out,
+        simulation: None,
+    })
 }
 
 /// The control loop as the scenario describes it.
@@ -274,6 +288,7 @@ impl Derived {
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,
+            simulation: self.simulation.as_deref(),
         }
     }
 

@@ -13,6 +13,7 @@ mod report;
 mod run;
 mod server;
 mod sim;
+pub mod simulate;
 mod sources;
 mod study;
 
@@ -28,6 +29,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Simulate(arguments) => simulate::simulate(&arguments, console),
         Command::Doctor(arguments) => doctor::doctor(*arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Lint(arguments) => lint::lint(&arguments, console),

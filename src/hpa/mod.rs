@@ -25,7 +25,9 @@ pub use cases::{CaseError, Evaluation, EventAfter, Outcome, evaluate};
 pub use controller::{Controller, Decision, Recommendation, Recommendations, Settings};
 pub use quantity::{ParseQuantityError, Quantity};
 pub use recording::Replay;
-pub use replica_calculator::{NoProposal, Phase, Pod, Proposal, Source, Target, Workload, propose};
+pub use replica_calculator::{
+    NoProposal, Phase, Pod, Proposal, Source, Target, Workload, propose, propose_tersely,
+};
 pub use series::{Column, Series, SeriesReplay, SeriesSettings, SeriesSync, TooManySyncs};
 pub use spec::{BadMetric, BehaviorSpec, HpaSpec, MetricName, MetricSpec, RulesSpec, SourceSpec, TargetSpec};
 pub use sync::{Flags, Reading, Synced};

@@ -29,6 +29,7 @@ struct Page<'a> {
     slo_columns: Vec<String>,
     definitions: [(&'static str, &'static str); DEFINITIONS.len()],
     manifests: Vec<&'a (String, String)>,
+    simulation: Option<&'a str>,
     facts: &'a super::RunFacts,
     tolerance: String,
 }
@@ -105,6 +106,7 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         slo_columns: analysis.slos.iter().map(ToString::to_string).collect(),
         definitions: DEFINITIONS,
         manifests: input.manifests.iter().filter(|(name, _)| is_shown(name)).collect(),
+        simulation: input.simulation,
         facts: input.facts,
         tolerance: recommendation.map(|r| r.assumptions.tolerance.to_string()).unwrap_or_default(),
     }

@@ -181,7 +181,7 @@ fn files(
         ("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned()),
         ("dashboard.json".to_owned(), "{\"mosaicLayout\": {}}\n".to_owned()),
     ];
-    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
+    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();
