@@ -23,7 +23,7 @@ fn target(signal: Signal, milli: i64) -> Target {
     }
 }
 
-fn with_tolerance(tolerance: f64) -> Assumptions {
+fn assumptions(tolerance: f64) -> Assumptions {
     Assumptions { tolerance, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 }
 }
 
@@ -37,7 +37,7 @@ fn recommendation() -> Recommendation {
     targets[0].average_value = Err("no queue".to_owned());
     let recommended = Some(Signal::Batch);
     Recommendation {
-        assumptions: with_tolerance(0.1),
+        assumptions: assumptions(0.1),
         targets,
         recommended,
         rationale: Vec::new(),
@@ -298,7 +298,7 @@ fn what_a_server_does_not_show_is_left_out() {
 fn an_hpa_has_its_own_tolerance_where_the_cluster_knows_it() {
     let tolerance = |version: &str, tolerance: f64| {
         let names = ClusterNames { cluster_version: Some(version.to_owned()), ..known() };
-        let recommendation = Recommendation { assumptions: with_tolerance(tolerance), ..all_targets() };
+        let recommendation = Recommendation { assumptions: assumptions(tolerance), ..all_targets() };
         let behavior = parse(text(&render(&recommendation, &names), "hpa-batch.yaml")).spec.behavior.unwrap();
         let (up, down) = (behavior.scale_up.unwrap().tolerance, behavior.scale_down.unwrap().tolerance);
         assert_eq!(up, down);
@@ -317,7 +317,7 @@ fn an_hpa_has_its_own_tolerance_where_the_cluster_knows_it() {
 
 #[test]
 fn a_tolerance_that_controllers_do_not_have_by_default_is_warned_of() {
-    let other = Recommendation { assumptions: with_tolerance(0.05), ..recommendation() };
+    let other = Recommendation { assumptions: assumptions(0.05), ..recommendation() };
     let said = "behavior.scaleUp.tolerance";
     assert!(warnings(&other, &names())[0].contains(said));
     let header =

@@ -19,8 +19,8 @@ pub(super) struct Search {
     first: f64,
 }
 
-/// Interior points of the octave that are tried.
-const REFINEMENTS: u32 = 4;
+/// Largest factor between two neighboring rates of a refinement.
+const FINE: f64 = 1.2;
 /// No more steps than this: 2^20 times the first rate is no LLM server.
 const MOST_STEPS: usize = 26;
 /// The lowest rate tried, as a share of the first.
@@ -132,8 +132,8 @@ impl Search {
         to(CLOSE, self.verification(), "a longer step there shows what clients get".to_owned())
     }
 
-    /// Doubles the rate until a step fails, halves it if the first fails, then refines the octave
-    /// between the last rate that held and the first that failed by rising through its fifths.
+    /// Doubles the rate until a step fails, halves it if the first fails, then rises from the last rate that
+    /// held to the first that failed in small steps.
     fn bracket(&self, driven: &[StepResult]) -> Wanted {
         let held = driven.iter().filter(|step| step.holds).map(|step| step.rate.0);
         let failed = driven.iter().filter(|step| !step.holds).map(|step| step.rate.0).min_by(f64::total_cmp);
@@ -156,21 +156,22 @@ impl Search {
     }
 
     fn refine(&self, driven: &[StepResult], lower: f64, upper: f64) -> Wanted {
-        // The octave: where doubling or halving first had one rate that held below one that failed.
-        let octave = (1..=driven.len()).find_map(|n| {
+        // Where doubling or halving first had one rate that held below one that failed.
+        let first = (1..=driven.len()).find_map(|n| {
             let part = &driven[..n];
             let low = part.iter().filter(|step| step.holds).map(|step| step.rate.0).max_by(f64::total_cmp)?;
             let high =
                 part.iter().filter(|step| !step.holds).map(|step| step.rate.0).min_by(f64::total_cmp)?;
             (low < high).then_some((low, high, n))
         });
-        let (low, high, n) = octave.unwrap_or((lower, upper, driven.len()));
-        let tried = (driven.len() - n) as u32;
+        let (low, high, n) = first.unwrap_or((lower, upper, driven.len()));
+        let tried = driven.len() - n;
+        let parts = ((high / low).ln() / FINE.ln()).ceil().max(2.0);
         let last_held = driven.last().is_some_and(|step| step.holds);
-        if tried > 0 && (!last_held || tried == REFINEMENTS) {
+        if tried > 0 && (!last_held || tried + 1 >= parts as usize) {
             return Err(format!("the SLO breaks between {} and {}", Rate(lower), Rate(upper)));
         }
-        let rate = round(low + (high - low) * f64::from(tried + 1) / f64::from(REFINEMENTS + 1));
+        let rate = round(low * (high / low).powf((tried + 1) as f64 / parts));
         let reason = format!("the limit lies between {} and {}: refining", Rate(lower), Rate(upper));
         Ok((Rate(rate), self.length(rate, 2.0), reason))
     }
@@ -191,4 +192,46 @@ fn round(rate: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Plays the search against a server of this capacity, whose counters predict it up to an error that
+    /// shrinks with each step, and that drifts in the given steps.
+    fn play(capacity: f64, error: f64, drifting: &[usize]) -> (Vec<StepResult>, String) {
+        let search = Search::new(Seconds(3.0), Replicas(2));
+        let mut driven = Vec::new();
+        loop {
+            match search.next(&driven) {
+                Err(reason) => return (driven, reason),
+                Ok((rate, length, _)) => {
+                    let n = driven.len();
+                    let off = error / (1.0 + n as f64 * n as f64);
+                    let drift = if drifting.contains(&n) { 0.03 } else { 0.001 };
+                    let guide = (n > 0).then_some(Guide { capacity: Rate(capacity * (1.0 + off)), drift });
+                    driven.push(StepResult { rate, length, holds: rate.0 < capacity, guide });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_guided_search_ends_with_a_longer_step_just_below_the_capacity() {
+        for capacity in [2.0, 8.2, 40.0] {
+            let (driven, reason) = play(capacity, 0.1, &[]);
+            let last = driven.last().unwrap();
+            assert!((last.rate.0 / capacity - CLOSE).abs() < 0.02, "{capacity}: {driven:?}");
+            assert!(last.length.0 > 4.0 * driven[0].length.0);
+            assert!(reason.contains("by the server's counters"), "{reason}");
+            assert!(driven.len() <= 8, "{capacity}: {} steps", driven.len());
+            let low_again = driven[2..].iter().any(|step| step.rate.0 < capacity * 0.4);
+            assert!(low_again, "low and high loads take turns: {driven:?}");
+        }
+    }
+
+    #[test]
+    fn a_search_measures_again_where_the_server_changes_but_not_for_ever() {
+        let calm = play(8.2, 0.0, &[]).0.len();
+        let (once, _) = play(8.2, 0.0, &[4]);
+        assert_eq!(once.len(), calm + 1);
+        let (always, _) = play(8.2, 0.0, &(0..30).collect::<Vec<_>>());
+        assert!(always.len() <= calm + MOST_NEAR, "{}", always.len());
+    }
 }

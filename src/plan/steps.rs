@@ -216,19 +216,23 @@ mod tests {
 
     /// Plays the plan against a server whose SLO holds below `limit`.
     fn play(ramp: &RampSpec, latency: f64, limit: f64) -> (Vec<(f64, bool)>, String) {
-        let mut plan = Plan::new(ramp, None, Seconds(latency), None);
-        let (mut last, mut steps) = (None, Vec::new());
+        let mut plan = Plan::new(ramp, None, Seconds(latency), Replicas(1), None);
+        let mut steps = Vec::new();
         loop {
-            match plan.next(last) {
+            match plan.next() {
                 Next::Done(reason) => return (steps, reason),
                 Next::Step(step, _) => {
                     let Load::Rate(rate) = step.load else { panic!("a rate") };
                     let holds = rate.0 < limit;
                     steps.push((rate.0, holds));
-                    last = Some(StepResult { rate, holds });
+                    plan.learn(result(rate.0, holds));
                 }
             }
         }
+    }
+
+    fn result(rate: f64, holds: bool) -> StepResult {
+        StepResult { rate: Rate(rate), length: Seconds(10.0), holds, guide: None }
     }
 
     #[test]
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_brackets_any_limit_within_a_fifth_of_an_octave() {
+    fn without_counters_the_search_brackets_any_limit_within_a_fifth() {
         for limit in [0.04, 0.4, 1.0001, 2.9, 14.7, 399.0] {
             let (steps, reason) = play(&RampSpec::Adaptive, 0.5, limit);
             let held = steps.iter().filter(|s| s.1).map(|s| s.0).fold(0.0, f64::max);
@@ -257,7 +261,7 @@ mod tests {
     }
 
     fn steps_of(mut plan: Plan) -> Vec<Step> {
-        std::iter::from_fn(|| match plan.next(None) {
+        std::iter::from_fn(|| match plan.next() {
             Next::Step(step, _) => Some(step),
             Next::Done(_) => None,
         })
@@ -266,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_continuous_ramp_joins_its_stretches_without_a_jump() {
-        let steps = steps_of(Plan::new(&"linear:1..7@60s".parse().unwrap(), None, Seconds(1.0), None));
+        let steps = steps_of(Plan::new(&"linear:1..7@60s".parse().unwrap(), None, Seconds(1.0), Replicas(1), None));
         assert_eq!(steps.len(), 6);
         assert_eq!(steps[0].load, Load::Linear { from: Rate(1.0), to: Rate(2.0) });
         assert_eq!(steps[5].load, Load::Linear { from: Rate(6.0), to: Rate(7.0) });
@@ -280,29 +284,27 @@ mod tests {
         let arrivals = (0..100).map(|i| crate::plan::TraceArrival { offset: Seconds(f64::from(i)), size });
         let trace = Trace { arrivals: arrivals.collect(), remarks: Vec::new() };
         let spec = RampSpec::Trace { path: "x".into(), speed: 1.0 };
-        let steps = steps_of(Plan::new(&spec, None, Seconds(1.0), Some(&trace)));
+        let steps = steps_of(Plan::new(&spec, None, Seconds(1.0), Replicas(1), Some(&trace)));
         assert_eq!(steps.iter().map(|s| s.length.0.round()).collect::<Vec<_>>(), [30.0, 30.0, 40.0]);
         assert_eq!(steps[0].load, Load::Trace(Rate(1.0)));
         let single = Trace { arrivals: trace.arrivals[..1].to_vec(), remarks: Vec::new() };
-        assert_eq!(steps_of(Plan::new(&spec, None, Seconds(1.0), Some(&single))).len(), 1);
+        assert_eq!(steps_of(Plan::new(&spec, None, Seconds(1.0), Replicas(1), Some(&single))).len(), 1);
     }
 
     #[test]
     fn a_resumed_plan_goes_on_where_it_was_left() {
         for text in ["rate:1,2,4,8x10s", "linear:1..7@60s", "adaptive"] {
             let ramp: RampSpec = text.parse().unwrap();
-            let plan = || Plan::new(&ramp, None, Seconds(0.5), None);
-            let results = [(2.0, true), (4.0, true), (8.0, false)];
-            let results = results.map(|(rate, holds)| StepResult { rate: Rate(rate), holds });
+            let plan = || Plan::new(&ramp, None, Seconds(0.5), Replicas(1), None);
+            let results = [(2.0, true), (4.0, true), (8.0, false)].map(|(rate, holds)| result(rate, holds));
             let mut whole = plan();
-            let mut last = None;
-            for result in results {
-                whole.next(last);
-                last = Some(result);
+            for step in results {
+                whole.next();
+                whole.learn(step);
             }
             let mut resumed = plan();
-            let from = resumed.resume(&results, 7);
-            match (whole.next(last), resumed.next(from)) {
+            resumed.resume(results.to_vec(), 7);
+            match (whole.next(), resumed.next()) {
                 (Next::Step(a, _), Next::Step(b, _)) => {
                     assert_eq!((a.load, a.place, a.length, a.offset), (b.load, b.place, b.length, b.offset));
                     assert_eq!((a.index, b.index), (3, 7), "{text}");
@@ -319,9 +321,10 @@ mod tests {
             &"rate:1x10s".parse().unwrap(),
             warm_up.map(Seconds),
             Seconds(1.0),
+            Replicas(1),
             None,
         )
-        .next(None)
+        .next()
         {
             Next::Step(step, _) => step.warm_up.0,
             Next::Done(_) => f64::NAN,

@@ -25,7 +25,7 @@ pub fn terminal_summary(input: &ReportInput, colour: bool) -> String {
         Ok(capacity) => {
             let _ = writeln!(
                 out,
-                "SLO capacity  {} per replica ({})",
+                "SLO capacity  {} per replica\n              {}",
                 capacity.per_replica,
                 words::interval(capacity)
             );

@@ -1,13 +1,15 @@
 //! Every output from made-up analyses: usual ones, odd ones, hostile ones.
 
 use super::*;
-use crate::analyze::server_model::{ForwardCost, Prediction};
+use crate::analyze::server_model::{
+    Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload,
+};
 use crate::analyze::{
     Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Steadiness, StepAnalysis,
     Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
-use crate::recommend::{Target, Term};
+use crate::recommend::{Advice, Assumptions, Gate, Recommendation, Target, Term};
 use crate::units::{Milli, Rate, Replicas, Seconds, Signal};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -121,11 +123,25 @@ fn recommendation() -> Recommendation {
         samples: 14,
         average_value: value.map(Milli).map_err(str::to_owned),
         fires_at: value.ok().map(|milli| Milli(milli * 11 / 10 + 1)),
+        fires_at_load: None,
+        gates: vec![Gate { name: "comes down", passed: true, detail: "at 2 req/s it is 4".to_owned() }],
         terms: vec![Term { name: "at the capacity".to_owned(), value: "20.000 requests".to_owned() }],
         remarks: vec!["a remark | with a bar".to_owned()],
     };
     Recommendation {
-        tolerance: 0.1,
+        assumptions: Assumptions {
+            tolerance: 0.1,
+            lag: Seconds(30.0),
+            startup: Seconds(120.0),
+            growth: 0.1,
+        },
+        advice: vec![Advice {
+            signal: Signal::Queue,
+            value: 3.0,
+            load: Some(Rate(8.0)),
+            violations: Some(0.2),
+            says: "acts at 8.00 req/s, beyond the capacity".to_owned(),
+        }],
         targets: vec![
             target(Signal::Queue, Err("no queue at all")),
             target(Signal::Batch, Ok(18_181)),
@@ -139,20 +155,35 @@ fn recommendation() -> Recommendation {
 }
 
 fn prediction() -> Prediction {
+    let cost = ForwardCost {
+        decode_base: Seconds(0.018),
+        decode_per_sequence: Seconds(0.000_35),
+        prefill_base: Seconds(0.02),
+        prefill_per_token: Seconds(0.000_15),
+        overhead: Seconds(0.000_2),
+        n: 120,
+    };
     Prediction {
         capacity: Rate(6.5),
-        without_limit: Rate(6.9),
-        cost: ForwardCost {
-            decode_base: Seconds(0.018),
-            decode_per_sequence: Seconds(0.000_35),
-            prefill_base: Seconds(0.02),
-            prefill_per_token: Seconds(0.000_15),
-            overhead: Seconds(0.000_2),
-            n: 120,
+        low: Rate(6.4),
+        high: Rate(6.6),
+        uncertainty: Uncertainty {
+            shares: vec![Share { name: "drift of the server", share: 0.01 }],
+            total: 0.01,
         },
+        production: Replicas(2),
+        limited_by: "ttft:p95:2s".parse().unwrap(),
+        cost,
         chunking: true,
         token_budget: Some(16_384),
-        drift: 0.003,
+        drift: Drift { steps: vec![0.001, -0.003], changes: Vec::new() },
+        batch_cap: Some(54.0),
+        asymptote: Rate(8.0),
+        half_saturation: 23.0,
+        agreement: Vec::new(),
+        curves: Curves::default(),
+        model: crate::simulator::Preset::by_name("demo").unwrap().config().model,
+        workload: Workload::default(),
     }
 }
 

@@ -177,7 +177,7 @@ pub enum NoPrediction {
 }
 
 /// Fewer intervals than this are not fitted.
-const LEAST_INTERVALS: usize = 40;
+const LEAST_INTERVALS: usize = 20;
 /// Requests that are played at each rate: for the result, and while a search goes on.
 const PLAYED: usize = 80_000;
 const PLAYED_IN_SEARCH: usize = 10_000;
