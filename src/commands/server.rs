@@ -2,7 +2,7 @@
 
 use super::run::access::Access;
 use crate::cli::{Exit, Failure, OrExit};
-use crate::drive::{self, Target};
+use crate::drive::{self, DriveError, Target};
 use crate::observe::{Profile, exposition_at};
 use crate::scenario::{Api, Scenario};
 use anyhow::{Context, anyhow};
@@ -65,18 +65,23 @@ pub(super) fn api(scenario: &Scenario, profile: &Profile) -> Result<Api, Failure
     .or_exit(Exit::Usage)
 }
 
-/// The target as its kind wants to be spoken to.
+/// The target as its kind wants to be spoken to. TGI's own API is TGI's, whatever its profile is called.
 pub(super) async fn spoken_to(
     target: Target,
     scenario: &Scenario,
     profile: &Profile,
+    api: Api,
 ) -> Result<Target, Failure> {
-    if profile.name == "tgi" {
+    if profile.name == "tgi" || api == Api::Generate {
         return Ok(target);
     }
     let model = match &scenario.model {
         Some(model) => model.clone(),
-        None => drive::models(&target).await.or_exit(Exit::Failed)?.0,
+        None => match drive::models(&target).await {
+            Ok((model, _)) => model,
+            Err(error @ DriveError::NotOpenAi { .. }) => return Err(error).or_exit(Exit::Usage),
+            Err(error) => return Err(error).or_exit(Exit::Failed),
+        },
     };
     Ok(target.openai(&model, profile.request.clone()))
 }

@@ -157,7 +157,7 @@ pub(in crate::commands) async fn reach(
     let profile = server::profile(scenario, &as_any, access, simulated).await?;
     let api = server::api(scenario, &profile)?;
     let target = Target::new(url, wire(scenario, api), access.load.clone()).or_exit(Exit::Usage)?;
-    let target = server::spoken_to(target, scenario, &profile).await?;
+    let target = server::spoken_to(target, scenario, &profile, api).await?;
     if !simulated {
         console.note(&format!("the server is read as {}: {}", profile.name, profile.description));
     }
