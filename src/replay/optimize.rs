@@ -361,14 +361,16 @@ impl Search<'_> {
                 self.signal.title()
             )];
         };
+        let too_few = self.too_few();
+        let cure = if too_few.is_some() { "raise maxReplicas" } else { "raise minReplicas or cut start-up" };
         let mut reasons = vec![format!(
-            "no target can hold this: raise minReplicas or cut start-up. The safest, {} {}, still breaks limits for {:.1} % of requests (upper bound; the goal is {:.1} %)",
+            "no target can hold this: {cure}. The safest, {} {}, still breaks limits for {:.1} % of requests (upper bound; the goal is {:.1} %)",
             self.signal.title(),
             safest.target,
             safest.score.violations_upper * 100.0,
             self.goal * 100.0
         )];
-        reasons.extend(self.too_few());
+        reasons.extend(too_few);
         let few: Vec<Milli> = grid.iter().step_by(4).copied().collect();
         let holds = |search: &Search| {
             let draws = search.draws(&search.world);

@@ -15,7 +15,7 @@ use std::str::FromStr;
 const LENGTH: Seconds = Seconds(7200.0);
 /// The shortest and the longest traffic.
 const SHORTEST: Seconds = Seconds(60.0);
-const LONGEST: Seconds = Seconds(31.0 * 86_400.0);
+const LONGEST: Seconds = Seconds(7.0 * 86_400.0);
 /// Most requests per second in all.
 const HIGHEST: f64 = 100_000.0;
 /// How long a spike takes to rise and to fall, and its plateau as a share of the whole.
@@ -134,7 +134,7 @@ fn shape(kind: &str, text: &str) -> Result<TrafficSpec, String> {
             let length: Seconds =
                 length.parse().map_err(|e: ParseUnitError| format!("as length {}", e.expected))?;
             if !(SHORTEST..=LONGEST).contains(&length) {
-                return Err("a length from 1m to 744h".to_owned());
+                return Err("a length from 1m to 168h".to_owned());
             }
             (levels, length)
         }
@@ -237,7 +237,7 @@ pub enum TrafficError {
     #[error("the traffic has no arrivals; at least one is needed")]
     Empty,
     /// Too long or too short.
-    #[error("the traffic lasts {0}; it must last from 1 minute to 31 days")]
+    #[error("the traffic lasts {0}; it must last from 1 minute to 7 days; cut it, or play a trace faster")]
     Length(Seconds),
     /// A rate is no rate.
     #[error("row {row}: the rate {rate} is not a number from 0 to 100000 requests per second")]

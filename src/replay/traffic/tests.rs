@@ -40,7 +40,7 @@ fn a_wrong_form_says_what_would_be_right() {
         ("constant:NaN", "rates above 0"),
         ("constant:1e9", "up to 100000"),
         ("constant:20@10", "a number with a unit"),
-        ("constant:20@10s", "a length from 1m to 744h"),
+        ("constant:20@10s", "a length from 1m to 168h"),
         ("diurnal:8@4h", "two rates, like diurnal:8..36@4h"),
         ("ramp:10@1h", "two rates"),
         ("ramp:10..x@1h", "not 'x'"),
@@ -87,7 +87,7 @@ fn drawn_arrivals_have_the_rate_and_a_seed_gives_them_again() {
 
 #[test]
 fn bursts_wander_around_their_mean_with_their_spread_and_memory() {
-    let rates = shape("bursts:20,sd=0.35,memory=180s@200h").draw(1).rates;
+    let rates = shape("bursts:20,sd=0.35,memory=180s@168h").draw(1).rates;
     let logs: Vec<f64> = rates.iter().map(|rate| rate.ln()).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
     let covariance = |lag: usize| {
@@ -143,7 +143,7 @@ fn what_is_no_traffic_is_refused_with_its_row() {
     for rate in [-1.0, f64::NAN, f64::INFINITY, 1e9] {
         assert!(read(&[(0.0, rate), (60.0, 1.0)]).starts_with("row 1: the rate"), "{rate}");
     }
-    assert!(read(&[(0.0, 1.0), (1e9, 1.0)]).contains("from 1 minute to 31 days"));
+    assert!(read(&[(0.0, 1.0), (1e9, 1.0)]).contains("from 1 minute to 7 days"));
     assert_eq!(Traffic::of_arrivals(&[], 1.0), Err(TrafficError::Empty));
     assert!(matches!(Traffic::of_arrivals(&[Seconds(1.0)], 1.0), Err(TrafficError::Length(_))));
     assert!(matches!(shape("constant:20").scaled(1e6), Err(TrafficError::TooMuch(_))));
