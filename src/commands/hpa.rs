@@ -1,7 +1,7 @@
 //! `calibrate hpa`: decisions of the HPA controller, explained.
 
 mod explain;
-mod manifest;
+pub(super) mod manifest;
 mod replay;
 mod series;
 

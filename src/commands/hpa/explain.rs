@@ -1,6 +1,6 @@
 //! `calibrate hpa explain`: one decision from flags, or the decisions of a file of cases.
 
-use super::manifest::read_hpa;
+use super::manifest::{BY_NAME, read_hpa};
 use super::{ControllerArgs, evaluate, show};
 use crate::cli::console::Console;
 use crate::hpa::{
@@ -190,7 +190,7 @@ impl ExplainArgs {
     fn hpa(&self, console: Console) -> anyhow::Result<(String, HpaSpec)> {
         let (name, mut spec) = match &self.hpa {
             Some(path) => {
-                let file = read_hpa(path, self.hpa_name.as_deref())?;
+                let file = read_hpa(path, self.hpa_name.as_deref(), BY_NAME)?;
                 for remark in &file.remarks {
                     console.note(remark);
                 }

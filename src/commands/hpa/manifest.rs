@@ -9,19 +9,26 @@ use serde::Deserialize;
 use std::path::Path;
 
 /// An HPA that the controller can compute with.
-pub(super) struct HpaFile {
+pub(in crate::commands) struct HpaFile {
     /// Its name.
-    pub(super) name: String,
+    pub(in crate::commands) name: String,
     /// Its spec.
-    pub(super) spec: HpaSpec,
+    pub(in crate::commands) spec: HpaSpec,
     /// Documents of the file that were left out.
-    pub(super) remarks: Vec<String>,
+    pub(in crate::commands) remarks: Vec<String>,
 }
 
 const KIND: &str = "HorizontalPodAutoscaler";
 
-/// The HPA of that name in a file; without a name, the only one in it.
-pub(super) fn read_hpa(path: &Path, name: Option<&str>) -> anyhow::Result<HpaFile> {
+/// What to do with a file of several HPAs, where one can be named.
+pub(super) const BY_NAME: &str = "choose one with --hpa-name";
+
+/// The HPA of that name in a file; without a name, the only one in it. `several` is what to do otherwise.
+pub(in crate::commands) fn read_hpa(
+    path: &Path,
+    name: Option<&str>,
+    several: &str,
+) -> anyhow::Result<HpaFile> {
     let file = shown(path);
     let nodes = read_objects(&read_text(path)?).with_context(|| format!("cannot read {file}"))?;
     let text = |node: &Node, path: &str| node.at(path).and_then(Node::text).unwrap_or_default();
@@ -45,7 +52,7 @@ pub(super) fn read_hpa(path: &Path, name: Option<&str>) -> anyhow::Result<HpaFil
             .position(|known| known == name)
             .ok_or_else(|| anyhow!("{file} holds no {KIND} '{name}'; it holds {}", names.join(", ")))?,
         None if found.len() == 1 => 0,
-        None => bail!("{file} holds several HPAs ({}); choose one with --hpa-name", names.join(", ")),
+        None => bail!("{file} holds several HPAs ({}); {several}", names.join(", ")),
     };
     let skipped = others.iter().map(|node| (node, text(node, "kind")));
     let remarks = skipped.map(|(node, kind)| format!("{file}:{}: {kind} skipped", node.place.line)).collect();

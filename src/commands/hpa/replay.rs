@@ -1,6 +1,6 @@
 //! `calibrate hpa replay`: a recorded metric, or a recorded run, through the controller.
 
-use super::manifest::read_hpa;
+use super::manifest::{BY_NAME, read_hpa};
 use super::series::{SeriesFile, read_series};
 use super::{ControllerArgs, evaluate, show, show_steps};
 use crate::cli::console::Console;
@@ -111,7 +111,7 @@ impl ReplayArgs {
         if series == hpa {
             bail!("--series and --hpa are both {}; only one of them can be read from there", shown(hpa));
         }
-        let hpa = read_hpa(hpa, self.hpa_name.as_deref())?;
+        let hpa = read_hpa(hpa, self.hpa_name.as_deref(), BY_NAME)?;
         let SeriesFile { series: rows, start, remarks } = read_series(series, &hpa.spec)?;
         let settings = SeriesSettings {
             replicas: self.replicas.unwrap_or(hpa.spec.min_replicas.unwrap_or(1).max(1)),
