@@ -322,6 +322,8 @@ mod tests {
         let mut examples = 0;
         for command in Cli::command().get_subcommands() {
             let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // One that goes on in the next line is one command line.
+            let after = after.replace("\\\n", " ");
             let lines = after.lines().filter_map(|line| line.trim_start().strip_prefix("calibrate "));
             for example in lines {
                 let words = example.split_whitespace().take_while(|word| *word != ">");

@@ -179,7 +179,11 @@ impl ClusterArgs {
     fn conditions(&self, scenario: &Scenario) -> Conditions {
         Conditions {
             pipeline: Pipeline { scrape: self.scrape, ingest: self.lag, ..Pipeline::default() },
-            start_up: StartUp { mean: self.startup.unwrap_or(scenario.startup), spread: self.startup_spread, ..StartUp::default() },
+            start_up: StartUp {
+                mean: self.startup.unwrap_or(scenario.startup),
+                spread: self.startup_spread,
+                ..StartUp::default()
+            },
             gpus_per_replica: scenario.gpus_per_replica,
             ..Conditions::default()
         }

@@ -100,7 +100,10 @@ mod tests {
             (HPA.replace("autoscaling/v2", "autoscaling/v2beta2"), "is gone since Kubernetes 1.26"),
             (HPA.replace("autoscaling/v2", "autoscaling/v1"), "write it as autoscaling/v2"),
             ("kind: Service\n".to_owned(), "holds no HorizontalPodAutoscaler, but Service"),
-            (format!("{HPA}---\n{HPA}"), "several HPAs (gemma-server, gemma-server); give each a file of its own"),
+            (
+                format!("{HPA}---\n{HPA}"),
+                "several HPAs (gemma-server, gemma-server); give each a file of its own",
+            ),
             (HPA.replace("tgi_queue_size", "something"), "none that is replayed"),
             (HPA.replace("4500m", "0"), "is not above 0"),
             (HPA.replace("4500m", "-1"), "is not above 0"),
