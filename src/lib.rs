@@ -37,8 +37,8 @@
 //! # Invariants
 //!
 //! * A room imports only the rooms below it; `tests/rooms.rs` holds the table.
-//! * `plan`, `batching`, `analyze`, `hpa`, `replay`, `recommend` and `manifest` are pure: no I/O, no clock,
-//!   no ambient randomness. What they say can be derived again from a record, on any machine.
+//! * `plan`, `batching`, `analyze`, `hpa`, `replay`, `recommend`, `manifest` and `study` are pure: no I/O, no
+//!   clock, no ambient randomness. What they say can be derived again from a record, on any machine.
 //! * Every scheduled request yields exactly one recorded outcome. Failures are outcomes.
 //! * An absent metric is unknown, never 0.
 //! * Only `cli` and `commands` print; only `main` ends the process.

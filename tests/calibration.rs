@@ -113,7 +113,7 @@ fn guided() -> (Vec<Window>, ServerModel) {
     let all: Vec<Interval> = windows.iter().flat_map(Window::intervals).collect();
     let samples: Vec<&Sample> = windows.iter().flat_map(Window::samples).collect();
     let rounds: Vec<&[Interval]> = all.chunks(1).collect();
-    let (model, _) = fit_model(&rounds, admission, &known(), token_budget(&samples, 399.0)).unwrap();
+    let (model, _) = fit_model(&rounds, admission, &known(), token_budget(&samples, &admission, 399.0)).unwrap();
     (windows, model)
 }
 

@@ -81,12 +81,12 @@ impl Search {
 
     /// The length of a step that the server's counters are read in.
     fn window(&self) -> Seconds {
-        Seconds((self.single_latency.0 * 18.0).clamp(12.0, 50.0).round())
+        Seconds((self.single_latency.0 * 18.0).clamp(12.0, 45.0).round())
     }
 
     /// The length of the last step, in which clients' latencies are judged.
     fn verification(&self) -> Seconds {
-        self.window() * 4.8
+        self.window() * 5.0
     }
 
     /// What a step needs to fill the server: three times as long as a request takes, at least.

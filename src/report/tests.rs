@@ -182,7 +182,12 @@ fn prediction() -> Prediction {
         half_saturation: 23.0,
         agreement: Vec::new(),
         curves: Curves::default(),
-        model: crate::simulator::Preset::by_name("demo").unwrap().config().model,
+        model: serde_json::from_value(serde_json::json!({
+            "prefill-base": 0.02, "prefill-per-token": 0.00015, "decode-base": 0.018,
+            "decode-per-sequence": 0.00035, "token-budget": 16384, "max-prefill-tokens": 4096,
+            "max-concurrent-requests": 128, "admission": "chunking"
+        }))
+        .unwrap(),
         workload: Workload::default(),
     }
 }

@@ -5,7 +5,8 @@ use crate::batching::Admission;
 use crate::measurement::{RequestOutcome, Sample, Series};
 
 /// A budget was reached where, of the samples within this share of the most that was reserved, so many
-/// show waiting requests, and one of them several: a single one may only be about to join.
+/// show more waiting requests than may wait for another reason, and one of them several more: a single one
+/// may only be about to join.
 const NEAR_BUDGET: f64 = 0.97;
 const SHARE_WAITING: f64 = 0.5;
 const BLOCKED: f64 = 2.0;
@@ -65,10 +66,17 @@ pub fn admission(samples: &[&Sample]) -> Option<Admission> {
 /// does not export its budget. What was missing for the one that waited is anything from nothing to its
 /// reservation, so of `K` such moments the fullest lies below the budget by a `K + 1`-th of
 /// `mean_reservation`, more or less.
-pub fn token_budget(samples: &[&Sample], mean_reservation: f64) -> Option<u32> {
-    let gauges =
-        samples.iter().filter_map(|s| Some((s.get(Series::BatchTokens)?, s.get(Series::QueueSize)?)));
-    let gauges: Vec<(f64, f64)> = gauges.collect();
+pub fn token_budget(samples: &[&Sample], admission: &Admission, mean_reservation: f64) -> Option<u32> {
+    // Without chunking requests also wait until enough of them do.
+    let ratio = match admission {
+        Admission::Chunking => 0.0,
+        Admission::WaitingServed { ratio, .. } => *ratio,
+    };
+    let gauge = |s: &&Sample| {
+        let others = ratio * s.get(Series::BatchSize).unwrap_or(0.0);
+        Some((s.get(Series::BatchTokens)?, (s.get(Series::QueueSize)? - others.ceil()).max(0.0)))
+    };
+    let gauges: Vec<(f64, f64)> = samples.iter().filter_map(gauge).collect();
     let most = gauges.iter().map(|(tokens, _)| *tokens).fold(0.0, f64::max);
     let near: Vec<f64> =
         gauges.iter().filter(|(tokens, _)| *tokens > most * NEAR_BUDGET).map(|(_, queue)| *queue).collect();
@@ -85,14 +93,19 @@ mod tests {
     use crate::units::Seconds;
 
     fn budget(gauges: &[(f64, f64)]) -> Option<u32> {
+        budget_with(gauges, Admission::Chunking)
+    }
+
+    fn budget_with(gauges: &[(f64, f64)], admission: Admission) -> Option<u32> {
         let sample = |(tokens, queue): &(f64, f64)| {
             let mut sample = Sample::new(Seconds(0.0), Seconds(0.0), Source::Server, 0);
             sample.set(Series::BatchTokens, Some(*tokens));
+            sample.set(Series::BatchSize, Some(20.0));
             sample.set(Series::QueueSize, Some(*queue));
             sample
         };
         let samples: Vec<Sample> = gauges.iter().map(sample).collect();
-        token_budget(&samples.iter().collect::<Vec<_>>(), 100.0)
+        token_budget(&samples.iter().collect::<Vec<_>>(), &admission, 100.0)
     }
 
     #[test]
@@ -104,5 +117,9 @@ mod tests {
         let free = [(9_900.0, 0.0), (9_950.0, 0.0), (10_000.0, 0.0), (9_990.0, 1.0), (9_980.0, 0.0)];
         assert_eq!(budget(&free), None, "a plateau without a queue is the load's");
         assert_eq!(budget(&[]), None);
+        let waiting = Admission::WaitingServed { ratio: 0.3, max_waiting_tokens: 20 };
+        assert_eq!(budget_with(&full, waiting), None, "up to six of them may wait for more to come");
+        let more = full.map(|(tokens, queue)| (tokens, queue + 6.0));
+        assert_eq!(budget_with(&more, waiting), Some(10_020));
     }
 }

@@ -214,7 +214,7 @@ pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPredic
         f64::from(ServerModel::reservation(input, known.declared_output.unwrap_or(output)))
     };
     let mean_reservation = mean(sizes(measured, known).into_iter().map(reservation));
-    let token_budget = known.token_budget.or_else(|| token_budget(&samples, mean_reservation));
+    let token_budget = known.token_budget.or_else(|| token_budget(&samples, &admission, mean_reservation));
     let slices: Vec<&[Interval]> = rounds.iter().map(Vec::as_slice).collect();
     let (model, cost) =
         fit_model(&slices, admission, known, token_budget).ok_or(NoPrediction::NotDetermined)?;
