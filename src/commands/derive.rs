@@ -201,7 +201,7 @@ fn gpu_metric(samples: &[Sample]) -> GpuMetric {
 pub(super) fn names_for(server: Server, given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let names = names(given, gpus_per_replica);
     let metrics_port = given.metrics_port.clone().unwrap_or_else(|| server.default_port().to_owned());
-    ClusterNames { server, metrics_port, ..names }
+    ClusterNames { metrics_port, server, ..names }
 }
 
 /// The names in the cluster: as given, else as on Google's how-to page.
