@@ -139,7 +139,10 @@ fn a_ramp_over_the_limit_ends_in_targets_manifests_and_a_report_that_can_be_made
         let spec =
             metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
         assert_eq!(spec.average_value.as_ref().unwrap().0, target["average_value"].as_str().unwrap());
-        assert_eq!(metric.external.is_some(), yaml.contains("cluster") && yaml.contains("l1"));
+        assert_eq!(
+            metric.external.is_some(),
+            yaml.contains("cluster_name: c1") || yaml.contains("cluster: c1")
+        );
     }
     let before = fs::read(out.join("recommendation.json")).unwrap();
     let html = fs::read(out.join("report.html")).unwrap();

@@ -8,7 +8,8 @@
 
 use calibrate::analyze::{Known, Measured, analyze};
 use calibrate::drive::decode::{StreamDecoder, StreamFormat, classify_status, read_whole};
-use calibrate::observe::exposition;
+use calibrate::measurement::{Sample, Source};
+use calibrate::observe::{Profile, exposition};
 use calibrate::plan::{read_dataset, read_trace};
 use calibrate::record::{RecordedRun, read};
 use calibrate::scenario::{HeaderSpec, RampSpec, SecretSource, SizeSpec, read_settings};
@@ -181,6 +182,21 @@ proptest! {
             prop_assert!(trace.arrivals.iter().all(|arrival| arrival.offset.0.is_finite()));
         }
         let _ = read_dataset(Path::new("d"), &bytes);
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_server_profiles_are_read_or_refused(damages in damages()) {
+        let bytes = damaged(include_bytes!("../src/observe/profiles/vllm.yaml"), &damages);
+        if let Ok(profile) = Profile::parse("p.yaml", &String::from_utf8_lossy(&bytes)) {
+            let shown = exposition::parse("vllm:num_requests_waiting{engine=\"0\"} 1\n").unwrap();
+            let mut sample = Sample::new(Seconds(0.0), Seconds(0.0), Source::Server, 0);
+            profile.read(&shown, &mut sample);
+            for series in profile.series() {
+                prop_assert!(profile.promql(series, "a=\"b\"", "pod").is_some());
+            }
+        }
     }
 }
 

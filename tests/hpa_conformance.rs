@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use calibrate::hpa::{Evaluation, Outcome, evaluate};
+use calibrate::hpa::{
+    Column, Evaluation, Flags, HpaSpec, Outcome, Quantity, Series, SeriesSettings, evaluate,
+};
+use calibrate::units::{Milli, Seconds};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -101,6 +104,56 @@ fn every_sync_of_every_recorded_run_is_decided_as_the_real_controller_did() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A recorded run as a series: what its one External metric showed in each sync, 15 s apart.
+fn series_of(run: &Value) -> Option<(HpaSpec, i32, Series, Vec<i64>)> {
+    let [hpa] = run["hpa"].as_array()?.as_slice() else { return None };
+    let [metric] = hpa["metrics"].as_array()?.as_slice() else { return None };
+    let syncs = run["syncs"].as_array()?;
+    let external = metric["type"] == "External" && metric["external"]["target"]["type"] == "AverageValue";
+    let answered = syncs.iter().all(|sync| sync["status"] == 200);
+    // Manual changes, restarts, unready pods and edits of the HPA are in no series.
+    let told = ["edge-", "x-", "kcm-", "unready-", "zero-", "emu"];
+    let name = run["name"].as_str()?;
+    if !external || !answered || told.iter().any(|told| name.starts_with(told)) {
+        return None;
+    }
+    let value = |sync: &Value| -> Option<Milli> {
+        let values = sync["values"].as_array()?.iter();
+        let milli = values.map(|value| value.as_str()?.parse::<Quantity>().ok().map(|q| q.milli().0));
+        milli.sum::<Option<i64>>().map(Milli)
+    };
+    let cells = syncs.iter().map(value).collect();
+    let series = Series {
+        times: (0..syncs.len()).map(|index| Seconds(15.0 * index as f64)).collect(),
+        columns: vec![Column { metric: 0, total: true, cells }],
+    };
+    let recorded = syncs.iter().map(|sync| sync["specReplicasAfter"].as_i64().unwrap()).collect();
+    let start = i32::try_from(run["startReplicas"].as_i64()?).ok()?;
+    Some((serde_json::from_value(hpa.clone()).ok()?, start, series, recorded))
+}
+
+#[test]
+fn a_recorded_metric_played_as_a_series_gives_what_the_real_controller_did() {
+    let mut played = 0;
+    for entry in fs::read_dir(directory().join("controller_runs")).unwrap() {
+        let run = document(&entry.unwrap().path());
+        let Some((spec, replicas, series, recorded)) = series_of(&run) else { continue };
+        let (period, look_back) = (Seconds(15.0), Seconds(300.0));
+        let settings = SeriesSettings {
+            replicas,
+            period,
+            first_sync: Seconds::ZERO,
+            look_back,
+            flags: Flags::default(),
+        };
+        let syncs = series.replay(&spec, settings).unwrap().syncs;
+        let decided: Vec<i64> = syncs.iter().map(|sync| i64::from(sync.synced.decision.replicas)).collect();
+        assert_eq!(decided, recorded, "{}", run["name"]);
+        played += 1;
+    }
+    assert!(played >= 10, "only {played} runs are series");
+}
+
 /// A pod of a generated case: its phase, whether it is being deleted, its sample in milli-units.
 type GeneratedPod = (&'static str, bool, Option<i64>);
 
@@ -185,6 +238,22 @@ proptest! {
         prop_assert_eq!(outcome.replicas.map(i64::from), Some(expected));
         prop_assert_eq!(outcome.usage_milli, Some((sum + replicas - 1) / replicas));
     }
+}
+
+#[test]
+fn a_case_about_a_limit_presses_against_that_limit() {
+    let pressed = |test: &str, min: i64| {
+        decide(&json!({
+            "function": "controller", "test": test, "minReplicas": min, "maxReplicas": 5, "specReplicas": 3,
+            "recommendations": [],
+        }))
+    };
+    assert_eq!(pressed("TestMaxReplicas", 2).replicas, Some(5));
+    let lower = pressed("TestMinReplicas", 2);
+    assert_eq!((lower.replicas, lower.conditions.last()), (Some(2), Some(&"TooFewReplicas")));
+    assert!(
+        lower.reason.unwrap().starts_with("no proposal is given, so the metrics of a case about the minimum")
+    );
 }
 
 #[test]

@@ -34,10 +34,12 @@ fn info() -> RunInfo {
             single_latency: None,
             url: "http://127.0.0.1:1".to_owned(),
             simulated: true,
+            kind: None,
             info: None,
             replicas: 1,
             metrics_urls: vec![],
             gpu_metrics_urls: vec![],
+            sources: vec![],
         },
         HostFacts { os: "linux".to_owned(), arch: "x86_64".to_owned(), cpus: 2 },
     )
@@ -123,8 +125,10 @@ fn samples() -> impl Strategy<Value = Sample> {
         prop::option::of(prop::num::f64::NORMAL | prop::num::f64::ZERO),
         Series::ALL.len(),
     );
-    (time(), time(), any::<bool>(), any::<u32>(), values).prop_map(|(time, took, gpu, replica, values)| {
-        let mut sample = Sample::new(time, took, if gpu { Source::Gpu } else { Source::Server }, replica);
+    let times = (time(), time(), time());
+    (times, 0..Source::ALL.len(), any::<u32>(), values).prop_map(|(times, source, replica, values)| {
+        let (time, took, arrived) = times;
+        let mut sample = Sample::new(time, took, Source::ALL[source], replica).received(took, arrived);
         for (series, value) in Series::ALL.iter().zip(values) {
             sample.set(*series, value);
         }

@@ -18,10 +18,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("batching", &["units"]),
     ("analyze", &["batching", "measurement", "units"]),
     ("hpa", &["units"]),
-    ("replay", &["analyze", "hpa", "units"]),
+    ("replay", &["analyze", "batching", "hpa", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
-    ("report", &["analyze", "measurement", "recommend", "units"]),
+    ("report", &["analyze", "hpa", "measurement", "recommend", "replay", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),
     ("study", &["analyze", "batching", "measurement", "plan", "scenario", "units"]),
@@ -31,8 +31,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const EDGE: &[&str] = &["cli", "commands", "lib", "main"];
 
 /// The outside crates that do I/O or run tasks, which the pure rooms may not use.
-const IMPURE: &[&str] =
-    &["tokio", "reqwest", "axum", "goose", "std::fs", "std::net", "std::thread", "std::io"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "reqwest",
+    "axum",
+    "goose",
+    "kube",
+    "google_cloud_auth",
+    "nvml_wrapper",
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::io",
+];
 const PURE: &[&str] =
     &["units", "plan", "batching", "analyze", "hpa", "replay", "recommend", "manifest", "study"];
 

@@ -42,6 +42,19 @@ pub(super) fn summarize(
     })
 }
 
+/// The source that is closest to the server of those that show a series.
+pub(super) fn closest(samples: &[Sample], series: Series) -> Source {
+    let shows = |source: &Source| samples.iter().any(|s| s.source == *source && s.get(series).is_some());
+    Source::ALL.into_iter().find(shows).unwrap_or(Source::Server)
+}
+
+/// The source of the server's gauges: its own exposition, or what stands for it where that was not
+/// scraped.
+pub(super) fn of_server(samples: &[Sample]) -> Source {
+    let scraped = samples.iter().any(|s| s.source == Source::Server && !s.is_empty());
+    if scraped { Source::Server } else { closest(samples, Series::QueueSize) }
+}
+
 /// The samples of one replica's server within one session of the run, in the order of time. A run that
 /// was resumed has several sessions, and what happened between them is not its own.
 #[derive(Debug, Clone)]
@@ -62,7 +75,8 @@ pub(super) fn tracks<'a>(measured: &Measured<'a>) -> Vec<Track<'a>> {
     });
     let starts: Vec<Seconds> = [Seconds(f64::NEG_INFINITY)].into_iter().chain(resumed).collect();
     let mut found: BTreeMap<(usize, u32), Vec<&Sample>> = BTreeMap::new();
-    for sample in measured.samples.iter().filter(|s| s.source == Source::Server) {
+    let source = of_server(measured.samples);
+    for sample in measured.samples.iter().filter(|s| s.source == source) {
         let session = starts.iter().rposition(|start| *start <= sample.time).unwrap_or(0);
         found.entry((session, sample.replica)).or_default().push(sample);
     }
@@ -99,6 +113,17 @@ mod tests {
         let summary = queue(&samples).unwrap();
         assert_eq!((summary.n, summary.mean, summary.min, summary.max), (2, 3.0, 2.0, 4.0));
         assert_eq!(queue(&samples[2..]), None);
+    }
+
+    #[test]
+    fn where_the_server_was_not_scraped_the_next_source_stands_for_it() {
+        let mut by_prometheus = Sample::new(Seconds(1.0), Seconds(0.0), Source::Prometheus, 0);
+        by_prometheus.set(Series::QueueSize, Some(2.0));
+        let both = [sample(1.0, 0, Some(1.0)), by_prometheus];
+        assert_eq!(closest(&both, Series::QueueSize), Source::Server);
+        assert_eq!(closest(&both[1..], Series::QueueSize), Source::Prometheus);
+        assert_eq!(of_server(&both[1..]), Source::Prometheus);
+        assert_eq!(of_server(&[]), Source::Server);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod capacity;
 mod gauges;
+pub mod lag;
 mod latency;
 mod logistic;
 pub mod server_model;
@@ -17,6 +18,7 @@ mod types;
 mod validity;
 
 pub use server_model::Known;
+pub(crate) use surface::isotonic;
 pub use surface::{Curve, Origin, Surface};
 pub use types::*;
 
@@ -56,6 +58,7 @@ pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
         .filter(|_| capacity.as_ref().is_ok_and(|capacity| capacity.method == Method::ServerModel));
     Analysis {
         slos: slos.to_vec(),
+        lags: lag::lags(measured.samples),
         surface: surface::surface(&steps, measured, played),
         prediction,
         replicas: measured.replicas,

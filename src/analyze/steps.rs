@@ -3,7 +3,7 @@
 use super::latency::{sorted, summarize, summarize_histogram};
 use super::slo::{GapFigures, check, goodput};
 use super::{Measured, Steadiness, StepAnalysis, gauges, steady};
-use crate::measurement::{Event, Phase, RequestOutcome, Series, Source, StepMark};
+use crate::measurement::{Event, Phase, RequestOutcome, Series, StepMark};
 use crate::units::{Rate, Seconds, Slo};
 use std::collections::BTreeMap;
 
@@ -58,8 +58,10 @@ pub(super) fn analyze_step(
     let completed: Vec<&RequestOutcome> =
         measured.requests.iter().filter(|r| r.is_ok() && r.last_token.is_some_and(inside)).collect();
     let hold = mark.hold().0;
-    let gauge =
-        |source, series| gauges::summarize(measured.samples, source, series, mark.hold_start, mark.end);
+    let gauge = |series| {
+        let source = gauges::closest(measured.samples, series);
+        gauges::summarize(measured.samples, source, series, mark.hold_start, mark.end)
+    };
     let histogram = measured.gaps.get(&mark.index).filter(|histogram| !histogram.is_empty());
     let itl = histogram.and_then(summarize_histogram);
     let gap_figures = histogram.zip(itl).map(|(histogram, summary)| GapFigures {
@@ -92,9 +94,9 @@ pub(super) fn analyze_step(
         ntpot: over(RequestOutcome::ntpot),
         schedule_delay: summarize(&sorted(attempts.iter().filter_map(|r| r.schedule_delay()))),
         goodput: goodput(&attempts, slos),
-        queue: gauge(Source::Server, Series::QueueSize),
-        batch: gauge(Source::Server, Series::BatchSize),
-        gpu: gauge(Source::Gpu, Series::GpuUtil),
+        queue: gauge(Series::QueueSize),
+        batch: gauge(Series::BatchSize),
+        gpu: gauge(Series::GpuUtil),
         checks: slos.iter().map(|slo| check(*slo, &attempts, gap_figures.as_ref(), slos)).collect(),
         steady: steady::steadiness(measured.requests, &mark, attempts.len()),
     }

@@ -91,7 +91,7 @@ impl Curve {
 
 /// Isotonic regression of `(value, weight)` by pooling adjacent violators: the never-falling sequence
 /// with the least weighted squares.
-pub(super) fn isotonic(values: &[(f64, f64)]) -> Vec<f64> {
+pub(crate) fn isotonic(values: &[(f64, f64)]) -> Vec<f64> {
     let mut blocks: Vec<(f64, f64, usize)> = Vec::with_capacity(values.len());
     for (value, weight) in values {
         let mut block = (*value, *weight, 1);

@@ -20,26 +20,29 @@ pub(super) fn build(measured: &Measured) -> Vec<TimelinePoint> {
     let Some(first) = first.filter(|first| *first < end) else { return Vec::new() };
     let bin = ((end - first).0 / MOST_POINTS).ceil().max(1.0);
     let bins = ((end - first).0 / bin).ceil() as usize;
-    (0..bins).map(|i| point(measured, first + Seconds(bin * i as f64), Seconds(bin))).collect()
+    let sources = [Series::QueueSize, Series::BatchSize, Series::GpuUtil]
+        .map(|series| (gauges::closest(measured.samples, series), series));
+    (0..bins).map(|i| point(measured, sources, first + Seconds(bin * i as f64), Seconds(bin))).collect()
 }
 
-fn point(measured: &Measured, from: Seconds, bin: Seconds) -> TimelinePoint {
+fn point(measured: &Measured, sources: [(Source, Series); 3], from: Seconds, bin: Seconds) -> TimelinePoint {
     let to = from + bin;
     let inside = |time: Seconds| time >= from && time < to;
     let scheduled: Vec<&RequestOutcome> = measured.requests.iter().filter(|r| inside(r.scheduled)).collect();
     let completed =
         measured.requests.iter().filter(|r| r.is_ok() && r.last_token.is_some_and(inside)).count();
     let ttft = sorted(scheduled.iter().filter(|r| r.is_ok()).filter_map(|r| r.ttft()));
-    let gauge =
-        |source, series| gauges::summarize(measured.samples, source, series, from, to).map(|g| g.mean);
+    let [queue, batch, gpu] = sources.map(|(source, series)| {
+        gauges::summarize(measured.samples, source, series, from, to).map(|gauge| gauge.mean)
+    });
     TimelinePoint {
         time: from + bin / 2.0,
         offered: Rate(scheduled.len() as f64 / bin.0),
         completed: Rate(completed as f64 / bin.0),
         in_flight: mean_in_flight(measured.requests, from, to),
-        queue: gauge(Source::Server, Series::QueueSize),
-        batch: gauge(Source::Server, Series::BatchSize),
-        gpu: gauge(Source::Gpu, Series::GpuUtil),
+        queue,
+        batch,
+        gpu,
         ttft_p50: nearest_rank(&ttft, ttft.len(), 50.0).map(Seconds),
     }
 }

@@ -18,6 +18,8 @@ pub struct Analysis {
     pub steps: Vec<StepAnalysis>,
     /// Whether the measurement can be believed.
     pub validity: Validity,
+    /// How late an HPA sees what the server shows, for each way that was read beside the direct scrape.
+    pub lags: Vec<super::lag::Lag>,
     /// The server by its own counters, or why there is none.
     pub prediction: Result<Prediction, NoPrediction>,
     /// The load that the SLO allows, or why it is not known.

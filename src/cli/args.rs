@@ -1,6 +1,12 @@
 //! The command line.
 
+use crate::commands::doctor::DoctorArgs;
+use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
+use crate::commands::lint::LintArgs;
+use crate::commands::manifests::ManifestsArgs;
+use crate::commands::simulate::SimulateArgs;
+use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
 use crate::units::{Seconds, Signal, Slo};
 use clap::builder::styling::{AnsiColor, Styles};
@@ -21,6 +27,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
+  3    a gate failed: manifests have errors
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {
@@ -42,7 +49,7 @@ pub struct Cli {
 }
 
 /// Flags whose value, given wrongly, may be a secret.
-const SECRET_FLAGS: [&str; 2] = ["--bearer-token", "--header"];
+const SECRET_FLAGS: [&str; 4] = ["--bearer-token", "--header", "--prometheus-token", "--google-credentials"];
 
 impl Cli {
     /// The command line of this process. A wrong one, `--help` and `--version` end the process here.
@@ -69,14 +76,26 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Derive and render everything again from a recorded run
     Report(ReportArgs),
+    /// Replay traffic through the measured replica and the HPA: candidates beside each other, the best target
+    Simulate(Box<SimulateArgs>),
+    /// Look whether the server and every source of its metrics is there, fresh and plausible
+    Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why
     Hpa(HpaArgs),
+    /// Find what is wrong with HPA and ScaledObject manifests, before or after a run
+    Lint(LintArgs),
+    /// Write the manifests, dashboards and setup steps for a cluster, with or without a run
+    Manifests(Box<ManifestsArgs>),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
     Sim(SimArgs),
     /// How far a calibration can be trusted: many simulated ones against known truth
     Study(StudyArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one for each command
+    Man(ManArgs),
 }
 
 /// Arguments of `run`.
@@ -127,6 +146,9 @@ pub struct RecommendArgs {
     /// Recommend this metric, whatever speaks against it
     #[arg(long, value_name = "METRIC", value_parser = signal)]
     pub metric: Option<Signal>,
+    /// Load over time: the cheapest target that holds under it, as `simulate --optimize` finds it with its defaults
+    #[arg(long, value_name = "SPEC", conflicts_with_all = ["lag", "growth", "production_replicas"])]
+    pub traffic: Option<TrafficSpec>,
     /// What is assumed of the control loop, instead of what the run assumed.
     #[command(flatten)]
     pub other: LoopArgs,
@@ -293,6 +315,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_calibrate_takes() {
+        let mut examples = 0;
+        for command in Cli::command().get_subcommands() {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            // One that goes on in the next line is one command line.
+            let after = after.replace("\\\n", " ");
+            let lines = after.lines().filter_map(|line| line.trim_start().strip_prefix("calibrate "));
+            for example in lines {
+                let words = example.split_whitespace().take_while(|word| *word != ">");
+                let parsed = Cli::try_parse_from(std::iter::once("calibrate").chain(words));
+                assert!(parsed.is_ok(), "calibrate {example}: {}", parsed.unwrap_err());
+                assert!(example.starts_with(command.get_name()), "{example} is no example of its command");
+                examples += 1;
+            }
+        }
+        assert!(examples > 20, "{examples}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum Exit {
     Failed = 1,
     /// Bad usage or input.
     Usage = 2,
+    /// A gate failed: manifests have errors.
+    Gate = 3,
     /// The measurement is invalid, or gives no answer: nothing is recommended.
     Invalid = 4,
     /// Interrupted by the user; what was measured is analyzed and kept.

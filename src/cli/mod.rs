@@ -7,5 +7,7 @@ mod args;
 pub mod console;
 mod exit_code;
 
-pub use args::{BenchArgs, BenchRole, Cli, Command, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs};
+pub use args::{
+    BenchArgs, BenchRole, Cli, Command, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs,
+};
 pub use exit_code::{Exit, Failure, OrExit};

@@ -4,7 +4,8 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
-use crate::manifest::{self, ClusterNames};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
+use crate::measurement::{Sample, Series, Source};
 use crate::plan::RequestSource;
 use crate::recommend::{Assumptions, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
@@ -12,14 +13,25 @@ use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
 use crate::units::{Replicas, Signal};
 use anyhow::{Context, anyhow};
+use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 
 /// What a record tells.
 pub(super) struct Derived {
-    analysis: Analysis,
-    recommendation: Option<Recommendation>,
+    pub(super) analysis: Analysis,
+    pub(super) recommendation: Option<Recommendation>,
     facts: RunFacts,
     manifests: Vec<(String, String)>,
+    left_out: Vec<LeftOut>,
+    /// What `simulate` left in the directory.
+    simulation: Option<String>,
+}
+
+/// The manifests as files by name, what is left out of them, and what to know.
+pub(super) struct ManifestSet<'a> {
+    pub(super) files: &'a [(String, String)],
+    pub(super) left_out: &'a [LeftOut],
+    pub(super) warnings: &'a [String],
 }
 
 /// Reads the run in `directory`, analyzes it and writes the derived files into it.
@@ -46,7 +58,8 @@ pub(super) fn read(
         others.push(run);
     }
     let run = record::together(first, others);
-    from_run(&run, &scenario, metric)
+    let derived = from_run(&run, &scenario, metric)?;
+    Ok(Derived { simulation: std::fs::read_to_string(directory.join(report::SIMULATION)).ok(), ..derived })
 }
 
 /// Runs can only be taken together where server, replicas and requests are the same.
@@ -85,7 +98,11 @@ pub(super) fn recorded_settings(run: &RecordedRun, directory: &Path) -> anyhow::
         .with_context(|| format!("the scenario in {}/run.json cannot be used", directory.display()))
 }
 
-fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> anyhow::Result<Derived> {
+pub(super) fn from_run(
+    run: &RecordedRun,
+    scenario: &Scenario,
+    metric: Option<Signal>,
+) -> anyhow::Result<Derived> {
     let measured = Measured {
         requests: &run.requests,
         samples: &run.samples,
@@ -96,17 +113,33 @@ fn from_run(run: &RecordedRun, scenario: &Scenario, metric: Option<Signal>) -> a
     let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation =
         analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, assumptions(scenario)));
-    let mut manifests = Vec::new();
+    let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
             recommendation.prefer(metric);
         }
-        let names = names(&scenario.cluster, scenario.gpus_per_replica);
-        recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-        let files = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
-        manifests = files.into_iter().map(|file| (file.name, file.yaml)).collect();
+        match server(run.info.target.kind.as_deref()) {
+            Ok(server) => {
+                let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
+                names.gpu_metric = gpu_metric(&run.samples);
+                recommendation.warnings.extend(manifest::warnings(recommendation, &names));
+                let simulated = run.info.target.simulated;
+                let provenance = Provenance { lines: provenance(run, &analysis), simulated };
+                let all = manifest::render_all(recommendation, &names, &provenance)?;
+                manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+                left_out = all.left_out;
+            }
+            Err(reason) => recommendation.warnings.push(reason),
+        }
     }
-    Ok(Derived { facts: facts(run, scenario), analysis, recommendation, manifests })
+    Ok(Derived {
+        facts: facts(run, scenario),
+        analysis,
+        recommendation,
+        manifests,
+        left_out,
+        simulation: None,
+    })
 }
 
 /// The control loop as the scenario describes it.
@@ -141,7 +174,37 @@ pub(super) fn known(info: Option<&serde_json::Value>, scenario: &Scenario) -> Kn
     }
 }
 
-/// The names of the manifests: as given, else as on Google's how-to page.
+/// The server as manifests know it, by the name of its profile; runs that name none are of TGI. `Err`: why none are written.
+pub(super) fn server(kind: Option<&str>) -> Result<Server, String> {
+    let Some(kind) = kind else { return Ok(Server::Tgi) };
+    let known = Server::value_variants().iter().copied().find(|server| server.slug() == kind);
+    known.ok_or_else(|| {
+        format!(
+            "no manifests are written: '{kind}' is a profile of your own, which does not say what an HPA finds its \
+             metrics by; put the target into yours"
+        )
+    })
+}
+
+/// The DCGM metric that the recorded GPU utilization was taken from: engine activity, where it is all
+/// that the exporter shows, is recorded as both.
+fn gpu_metric(samples: &[Sample]) -> GpuMetric {
+    let by_exporter = samples.iter().filter(|sample| sample.source == Source::Gpu);
+    let mut seen = by_exporter.filter(|sample| sample.get(Series::GpuUtil).is_some()).peekable();
+    let any = seen.peek().is_some();
+    let stands_in =
+        any && seen.all(|sample| sample.get(Series::GpuEngineActive) == sample.get(Series::GpuUtil));
+    if stands_in { GpuMetric::EngineActive } else { GpuMetric::GpuUtil }
+}
+
+/// The names of the manifests for a server.
+pub(super) fn names_for(server: Server, given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
+    let names = names(given, gpus_per_replica);
+    let metrics_port = given.metrics_port.clone().unwrap_or_else(|| server.default_port().to_owned());
+    ClusterNames { metrics_port, server, ..names }
+}
+
+/// The names in the cluster: as given, else as on Google's how-to page.
 pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let page = ClusterNames::default();
     let given = given.clone();
@@ -152,6 +215,11 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
         app: given.app.unwrap_or(page.app),
         container: given.container.unwrap_or(page.container),
         metrics_port: given.metrics_port.unwrap_or(page.metrics_port),
+        server: page.server,
+        gpu_metric: page.gpu_metric,
+        project: given.project,
+        prometheus: given.prometheus_address,
+        cluster_version: given.cluster_version,
         cluster: given.cluster_name,
         location: given.location,
         min_replicas: given.min_replicas.unwrap_or(page.min_replicas),
@@ -220,6 +288,7 @@ impl Derived {
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,
+            simulation: self.simulation.as_deref(),
         }
     }
 
@@ -227,9 +296,9 @@ impl Derived {
         for file in report::render(&self.input())? {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
         }
-        // An HPA of an earlier derivation must not outlive the target it was made from.
-        for name in Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug())) {
-            if !self.manifests.iter().any(|(written, _)| *written == name) {
+        // What an earlier derivation wrote must not outlive the target it was made from.
+        for name in manifest::OF_TARGETS {
+            if !self.manifests.iter().any(|(written, _)| written == name) {
                 let path = directory.join(name);
                 match std::fs::remove_file(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -261,6 +330,12 @@ impl Derived {
         self.show_document(directory, console);
     }
 
+    /// The manifests; `None` where nothing is recommended.
+    pub(super) fn manifests(&self) -> Option<ManifestSet<'_>> {
+        let warnings = &self.recommendation.as_ref()?.warnings;
+        Some(ManifestSet { files: &self.manifests, left_out: &self.left_out, warnings })
+    }
+
     fn show_document(&self, directory: &Path, console: Console) {
         if console.wants_json() {
             let mut document = report::document(&self.input());
@@ -281,5 +356,41 @@ impl Derived {
     pub(super) fn exit(&self) -> Exit {
         let found = self.recommendation.as_ref().is_some_and(|r| r.recommended.is_some());
         if found { Exit::Done } else { Exit::Invalid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Profile;
+    use crate::units::Seconds;
+
+    #[test]
+    fn the_gpu_metric_is_the_one_that_the_utilization_was_taken_from() {
+        let sample = |engine: Option<f64>| {
+            let mut sample = Sample::new(Seconds(1.0), Seconds(0.0), Source::Gpu, 0);
+            sample.set(Series::GpuUtil, Some(50.0));
+            sample.set(Series::GpuEngineActive, engine);
+            sample
+        };
+        let empty = Sample::new(Seconds(1.0), Seconds(0.0), Source::Server, 0);
+        assert_eq!(gpu_metric(&[]), GpuMetric::GpuUtil);
+        assert_eq!(gpu_metric(&[empty.clone(), sample(Some(50.0))]), GpuMetric::EngineActive);
+        assert_eq!(gpu_metric(&[sample(None)]), GpuMetric::GpuUtil);
+        // Both are shown, and agree once by chance.
+        assert_eq!(gpu_metric(&[sample(Some(50.0)), sample(Some(30.0))]), GpuMetric::GpuUtil);
+        // Cloud Monitoring has a utilization of its own, whatever the exporter shows.
+        let mut duty_cycle = Sample::new(Seconds(1.0), Seconds(0.0), Source::CloudMonitoring, 0);
+        duty_cycle.set(Series::GpuUtil, Some(60.0));
+        assert_eq!(gpu_metric(&[sample(Some(50.0)), duty_cycle]), GpuMetric::EngineActive);
+    }
+
+    #[test]
+    fn manifests_are_for_the_kind_of_server_that_was_measured() {
+        assert_eq!(server(None), Ok(Server::Tgi));
+        for profile in Profile::names() {
+            assert_eq!(server(Some(profile)).unwrap().slug(), profile);
+        }
+        assert!(server(Some("my-server")).unwrap_err().contains("'my-server' is a profile of your own"));
     }
 }

@@ -2,11 +2,19 @@
 
 mod bench;
 mod derive;
+pub mod doctor;
+pub mod help;
 pub mod hpa;
+mod input;
+pub mod lint;
+pub mod manifests;
 mod recommend;
 mod report;
 mod run;
+mod server;
 mod sim;
+pub mod simulate;
+mod sources;
 mod study;
 
 use crate::cli::console::Console;
@@ -21,9 +29,15 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(*arguments, console),
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
+        Command::Simulate(arguments) => simulate::simulate(&arguments, console),
+        Command::Doctor(arguments) => doctor::doctor(*arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
+        Command::Lint(arguments) => lint::lint(&arguments, console),
+        Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
         Command::Study(arguments) => study::study(&arguments, console),
+        Command::Completions(arguments) => Ok(help::completions(&arguments, console)),
+        Command::Man(arguments) => help::man(&arguments, console),
     }
 }

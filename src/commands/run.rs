@@ -1,6 +1,6 @@
 //! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
 
-mod access;
+pub(super) mod access;
 pub(crate) mod limits;
 mod live;
 mod load;
@@ -23,6 +23,7 @@ pub(crate) use live::Live;
 use anyhow::anyhow;
 use resume::Earlier;
 use setup::Setup;
+pub(super) use setup::{reach, sources_of, start_server};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -104,7 +105,7 @@ async fn measure(
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
     let stopped = engine.shutdown().await;
-    drop(observer);
+    observer.finish().await;
     let (state, reason) = match &ended {
         Ended::Complete => (RunState::Complete, None),
         Ended::Interrupted => (RunState::Interrupted, Some("interrupted by the user".to_owned())),

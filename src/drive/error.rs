@@ -22,8 +22,19 @@ pub enum DriveError {
         reason: String,
     },
     /// Something answers, but not as TGI does.
-    #[error("{url} does not answer as a TGI server does: {reason}")]
+    #[error(
+        "{url} does not answer as a TGI server does: {reason}; if it is another server, say with --server which \
+         (vllm, sglang, llamacpp, triton-trtllm, trtllm-serve, jetstream or a profile's file)"
+    )]
     NotTgi {
+        /// What was asked.
+        url: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// Something answers, but not as OpenAI's API does.
+    #[error("{url} does not answer as OpenAI's API does: {reason}; is the server that --server names there?")]
+    NotOpenAi {
         /// What was asked.
         url: String,
         /// What came instead.

@@ -19,7 +19,7 @@ mod watchdog;
 
 pub use engine::{Engine, EngineConfig, StepDriven, StopLevel};
 pub use error::DriveError;
-pub use probe::{Probe, probe};
+pub use probe::{Probe, info, models, probe};
 pub use prompt::PromptMaker;
 pub use request::{Target, Wire, client_builder};
 pub use tokenizer::Tokenizer;

@@ -18,7 +18,7 @@ const LONG_WORDS: u32 = 64;
 /// What is known of a server before load.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
-    /// The body of `/info`.
+    /// The body of `/info`, or of `/v1/models` where the server is not TGI.
     pub info: serde_json::Value,
     /// End-to-end latency of one request of the wanted size, alone.
     pub single_latency: Seconds,
@@ -28,7 +28,7 @@ pub struct Probe {
     pub remarks: Vec<String>,
 }
 
-/// Asks `/info`, then sends three single requests, the last of them of size `typical`. `raw` makes
+/// Asks what the server is, then sends three single requests, the last of them of size `typical`. `raw` makes
 /// prompts as long as nothing is known of the server; `exact` says that it is of
 /// a tokenizer that must be the server's.
 ///
@@ -107,22 +107,51 @@ async fn single(
     }
 }
 
-async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
-    let url = target.url("info");
-    let response = target.client().get(url.clone()).timeout(INFO_TIMEOUT).send().await;
-    let unreachable =
-        |error: &reqwest::Error| DriveError::Unreachable { url: url.to_string(), reason: root_cause(error) };
-    let not_tgi = |reason: String| DriveError::NotTgi { url: url.to_string(), reason };
-    let response = response.map_err(|error| unreachable(&error))?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| unreachable(&error))?;
-    if !status.is_success() {
-        return Err(not_tgi(format!("HTTP {status}")));
+/// What the server says of itself: `/info`, or `/v1/models` where it is not TGI.
+///
+/// # Errors
+/// A server that is not there, or is of another kind.
+pub async fn info(target: &Target) -> Result<serde_json::Value, DriveError> {
+    if !target.is_tgi() {
+        return Ok(models(target).await?.1);
     }
-    let info: serde_json::Value =
-        serde_json::from_slice(&body).map_err(|_| not_tgi("the answer is not JSON".to_owned()))?;
+    let (url, info) = document(target, "info", |url, reason| DriveError::NotTgi { url, reason }).await?;
     if info.get("model_id").and_then(serde_json::Value::as_str).is_none() {
-        return Err(not_tgi("the answer has no model_id".to_owned()));
+        return Err(DriveError::NotTgi { url, reason: "the answer has no model_id".to_owned() });
     }
     Ok(info)
+}
+
+/// The name of the first model that a server of OpenAI's API serves, and all that it says of its models.
+///
+/// # Errors
+/// A server that is not there or lists no model.
+pub async fn models(target: &Target) -> Result<(String, serde_json::Value), DriveError> {
+    let not_openai = |url, reason| DriveError::NotOpenAi { url, reason };
+    let (url, models) = document(target, "v1/models", not_openai).await?;
+    match models.pointer("/data/0/id").and_then(serde_json::Value::as_str) {
+        Some(model) => Ok((model.to_owned(), models)),
+        None => Err(not_openai(url, "the answer lists no model".to_owned())),
+    }
+}
+
+/// The JSON at a path of the target, with its address; `other` makes the error of an answer that is none.
+async fn document(
+    target: &Target,
+    path: &str,
+    other: impl Fn(String, String) -> DriveError,
+) -> Result<(String, serde_json::Value), DriveError> {
+    let url = target.url(path).to_string();
+    let unreachable =
+        |error: reqwest::Error| DriveError::Unreachable { url: url.clone(), reason: root_cause(&error) };
+    let response = target.client().get(&url).timeout(INFO_TIMEOUT).send().await.map_err(unreachable)?;
+    let status = response.status();
+    let body = response.bytes().await.map_err(unreachable)?;
+    if !status.is_success() {
+        return Err(other(url, format!("HTTP {status}")));
+    }
+    match serde_json::from_slice(&body) {
+        Ok(json) => Ok((url, json)),
+        Err(_) => Err(other(url, "the answer is not JSON".to_owned())),
+    }
 }

@@ -8,7 +8,8 @@ use crate::plan::{Api, PlannedRequest};
 use crate::units::Seconds;
 use futures::future::{Abortable, Aborted};
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest wait for a connection.
@@ -50,6 +51,10 @@ pub struct Target {
     base: reqwest::Url,
     generate: reqwest::Url,
     wire: Wire,
+    /// TGI takes any name for its one model.
+    model: Arc<str>,
+    extra: Arc<Map<String, Value>>,
+    is_tgi: bool,
 }
 
 /// What came of one request.
@@ -113,7 +118,19 @@ impl Target {
                 (Api::Completions, _) => "v1/completions",
             },
         );
-        Ok(Target { client, base, generate, wire })
+        let extra = Arc::default();
+        Ok(Target { client, base, generate, wire, model: "tgi".into(), extra, is_tgi: true })
+    }
+
+    /// The same target, which is not TGI: requests name `model` and carry `extra` fields, and what it
+    /// serves is asked at `/v1/models`.
+    pub fn openai(self, model: &str, extra: Map<String, Value>) -> Target {
+        Target { model: model.into(), extra: extra.into(), is_tgi: false, ..self }
+    }
+
+    /// Whether it is TGI.
+    pub(super) fn is_tgi(&self) -> bool {
+        self.is_tgi
     }
 
     /// The address of a path below the target.
@@ -146,24 +163,28 @@ impl Target {
 
     fn body(&self, prompt: &str, output_tokens: u32) -> Vec<u8> {
         let declared = self.wire.declared_output.unwrap_or(output_tokens);
-        let openai = |mut body: serde_json::Value| {
+        let openai = |mut body: Value| {
             if self.wire.stream {
                 body["stream"] = true.into();
                 body["stream_options"] = json!({ "include_usage": true });
             }
             body
         };
-        let body = match self.wire.api {
+        let model = &*self.model;
+        let mut body = match self.wire.api {
             Api::Generate => {
                 json!({ "inputs": prompt, "parameters": { "max_new_tokens": declared, "details": true } })
             }
             Api::Chat => openai(json!({
-                "model": "tgi",
+                "model": model,
                 "messages": [{ "role": "user", "content": prompt }],
                 "max_tokens": declared,
             })),
-            Api::Completions => openai(json!({ "model": "tgi", "prompt": prompt, "max_tokens": declared })),
+            Api::Completions => openai(json!({ "model": model, "prompt": prompt, "max_tokens": declared })),
         };
+        for (field, value) in self.extra.iter() {
+            body[field] = value.clone();
+        }
         body.to_string().into_bytes()
     }
 

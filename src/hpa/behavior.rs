@@ -1,5 +1,8 @@
 //! How far one decision may go: `minReplicas`, `maxReplicas` and the rate limits (horizontal.go).
+//!
+//! Invariant: integers wrap and doubles become integers as in the controller, which is compiled for amd64.
 
+use super::replica_calculator::int32;
 use crate::units::Seconds;
 use serde::Deserialize;
 
@@ -95,7 +98,7 @@ impl Events {
         let up = after > before;
         let (events, rules) =
             if up { (&mut self.up, &behavior.up) } else { (&mut self.down, &behavior.down) };
-        store(events, now, rules, after.saturating_sub(before).saturating_abs());
+        store(events, now, rules, after.wrapping_sub(before).wrapping_abs());
     }
 }
 
@@ -115,7 +118,7 @@ pub(super) fn store(events: &mut Vec<Event>, now: Seconds, rules: &Rules, change
 /// The sum of the changes that are younger than the period.
 pub(super) fn change_within(period_seconds: u32, events: &[Event], now: Seconds) -> i32 {
     let young = events.iter().filter(|event| (now - event.at).0 < f64::from(period_seconds));
-    young.map(|event| event.change).fold(0, i32::saturating_add)
+    young.map(|event| event.change).fold(0, i32::wrapping_add)
 }
 
 /// The most replicas that the policies allow now.
@@ -123,9 +126,9 @@ pub(super) fn up_limit(current: i32, events: &Events, rules: &Rules, now: Second
     let limits = rules.policies.iter().map(|policy| {
         let start = period_start(current, events, policy, now);
         match policy.kind {
-            PolicyKind::Pods => start.saturating_add(policy.value),
+            PolicyKind::Pods => start.wrapping_add(policy.value),
             // Rounded up, since a small percentage of few replicas would never let them grow.
-            PolicyKind::Percent => (f64::from(start) * (1.0 + f64::from(policy.value) / 100.0)).ceil() as i32,
+            PolicyKind::Percent => int32((f64::from(start) * (1.0 + f64::from(policy.value) / 100.0)).ceil()),
         }
     });
     match rules.select {
@@ -140,9 +143,9 @@ pub(super) fn down_limit(current: i32, events: &Events, rules: &Rules, now: Seco
     let limits = rules.policies.iter().map(|policy| {
         let start = period_start(current, events, policy, now);
         match policy.kind {
-            PolicyKind::Pods => start.saturating_sub(policy.value),
+            PolicyKind::Pods => start.wrapping_sub(policy.value),
             // Truncated in binary64: 90 % of 10 leaves 0, not 1.
-            PolicyKind::Percent => (f64::from(start) * (1.0 - f64::from(policy.value) / 100.0)) as i32,
+            PolicyKind::Percent => int32(f64::from(start) * (1.0 - f64::from(policy.value) / 100.0)),
         }
     });
     match rules.select {
@@ -154,7 +157,7 @@ pub(super) fn down_limit(current: i32, events: &Events, rules: &Rules, now: Seco
 
 fn period_start(current: i32, events: &Events, policy: &Policy, now: Seconds) -> i32 {
     let change = |events: &[Event]| change_within(policy.period_seconds, events, now);
-    current.saturating_sub(change(&events.up)).saturating_add(change(&events.down))
+    current.wrapping_sub(change(&events.up)).wrapping_add(change(&events.down))
 }
 
 /// `minReplicas` and `maxReplicas`.
@@ -187,7 +190,7 @@ pub(super) type Limited = (i32, &'static str);
 
 /// The limits where `behavior` is absent.
 pub(super) fn limit_without_behavior(current: i32, desired: i32, range: Range, step: StepLimit) -> Limited {
-    let most = (step.factor * f64::from(current)).max(step.least) as i32;
+    let most = int32((step.factor * f64::from(current)).max(step.least));
     let (max, reason) =
         if range.max > most { (most, "ScaleUpLimit") } else { (range.max, "TooManyReplicas") };
     if desired < range.min {

@@ -112,10 +112,12 @@ pub(super) struct StoreCase {
 }
 
 /// A whole sync. Where the case does not say what the metrics propose, they are taken to be at their target
-/// if it gives `statusReplicas`, and else to ask for as much as the limits let through.
+/// if it gives `statusReplicas`, and else to press against the limit that it is about: the lower one if its
+/// name speaks of a minimum, else the upper one.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ControllerCase {
+    test: Option<String>,
     behavior: Option<BehaviorSpec>,
     scale_up: Option<RulesSpec>,
     scale_down: Option<RulesSpec>,
@@ -308,9 +310,16 @@ impl ControllerCase {
         let told = self.metrics.is_some() || self.proposed_replicas.is_some();
         let assumed = match self.status_replicas {
             Some(_) => "no proposal is given, so the metrics are taken to be at their target",
+            None if self.is_about_the_minimum() => {
+                "no proposal is given, so the metrics of a case about the minimum are taken to ask for nothing"
+            }
             None => "no proposal is given, so the metrics are taken to ask for as much as they get",
         };
         (!told).then_some(assumed)
+    }
+
+    fn is_about_the_minimum(&self) -> bool {
+        self.test.as_ref().is_some_and(|name| name.contains("Min"))
     }
 
     fn proposals(&self) -> Result<Vec<Result<i32, String>>, String> {
@@ -318,7 +327,8 @@ impl ControllerCase {
             return metrics.iter().map(|metric| read_metric(metric)).collect();
         }
         let held = self.status_replicas.map(|_| self.spec_replicas);
-        Ok(vec![Ok(self.proposed_replicas.or(held).unwrap_or(i32::MAX))])
+        let pressed = if self.is_about_the_minimum() { 0 } else { i32::MAX };
+        Ok(vec![Ok(self.proposed_replicas.or(held).unwrap_or(pressed))])
     }
 }
 

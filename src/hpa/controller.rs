@@ -102,6 +102,8 @@ pub struct Decision {
     pub steps: Vec<String>,
     /// The first metric that failed.
     pub error: Option<String>,
+    /// Whether the metrics were read at all: not outside of the limits, nor at 0 replicas.
+    pub read_metrics: bool,
 }
 
 impl Decision {
@@ -157,14 +159,14 @@ impl Controller {
                 "TooManyReplicas",
                 format!("{current} are above maxReplicas: {max}, no metric is read"),
             );
-        } else if (1..min).contains(&current) {
+        } else if current < min {
             decision.replicas = min;
             decision
                 .note("TooFewReplicas", format!("{current} are below minReplicas: {min}, no metric is read"));
-        } else if let Some(proposal) = combine(proposals, current, &mut decision) {
-            self.normalize(now, current, proposal, settings, &mut decision);
-            if current == 0 {
-                decision.replicas = decision.replicas.max(min);
+        } else {
+            decision.read_metrics = true;
+            if let Some(proposal) = combine(proposals, current, &mut decision) {
+                self.normalize(now, current, proposal, settings, &mut decision);
             }
         }
         self.remember(now, current, settings, &mut decision);

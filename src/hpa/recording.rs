@@ -7,10 +7,11 @@
 //! - Only requests for metrics are recorded. A metric without a request in a sync has failed.
 //! - The controller syncs every 15 s. A sync out of that rhythm means it was restarted and remembers nothing.
 
-use super::controller::{Controller, Decision, Settings, TOLERANCE};
+use super::controller::{Controller, Decision};
 use super::quantity::Quantity;
-use super::replica_calculator::{Phase, Pod, Source, Workload, propose};
+use super::replica_calculator::{Phase, Pod, Source, Workload};
 use super::spec::{HpaSpec, MetricSpec};
+use super::sync::{Flags, Reading};
 use crate::units::{Milli, Seconds};
 use serde::{Deserialize, Serialize};
 
@@ -147,24 +148,13 @@ fn is_restart(gap: f64) -> bool {
 }
 
 fn sync(controller: &mut Controller, spec: &HpaSpec, replicas: i32, requests: &[Request]) -> Decision {
-    let mut steps = Vec::new();
-    let proposals: Vec<Result<i32, String>> =
-        spec.metrics.iter().map(|metric| proposal(metric, spec, replicas, requests, &mut steps)).collect();
+    let readings: Vec<_> = spec.metrics.iter().map(|metric| reading(metric, replicas, requests)).collect();
     let now = Seconds(requests.first().map_or(0.0, |request| request.t));
-    let settings = Settings::of(spec, controller.downscale_stabilization);
-    let mut decision = controller.sync(now, replicas, &settings, &proposals);
-    steps.append(&mut decision.steps);
-    Decision { steps, ..decision }
+    controller.sync_metrics(now, replicas, spec, Flags::default(), &readings).decision
 }
 
-fn proposal(
-    metric: &MetricSpec,
-    spec: &HpaSpec,
-    replicas: i32,
-    requests: &[Request],
-    steps: &mut Vec<String>,
-) -> Result<i32, String> {
-    let (source, name, target) = metric.resolve().map_err(|error| error.to_string())?;
+fn reading(metric: &MetricSpec, replicas: i32, requests: &[Request]) -> Result<Reading, String> {
+    let (source, name, _) = metric.resolve().map_err(|error| error.to_string())?;
     // External metric names are lower-cased on the wire.
     let request = requests.iter().find(|request| request.metric.eq_ignore_ascii_case(name));
     let request = request.ok_or_else(|| format!("{name} was not answered"))?;
@@ -173,17 +163,7 @@ fn proposal(
     }
     let samples: Vec<Option<Milli>> = request.values.iter().map(|value| Some(value.milli())).collect();
     let reporting = if source == Source::Pods { samples.len() } else { 0 };
-    let workload = workload(request, replicas, reporting);
-    match propose(source, target, &workload, &samples, spec.tolerances(TOLERANCE)) {
-        Ok(mut proposal) => {
-            steps.append(&mut proposal.steps);
-            Ok(proposal.replicas)
-        }
-        Err(error) => {
-            steps.push(format!("{name}: {error}"));
-            Err(error.to_string())
-        }
-    }
+    Ok(Reading { workload: workload(request, replicas, reporting), samples })
 }
 
 /// The workload as it was seen. Which pods the values belong to is not recorded: ready ones come first, and

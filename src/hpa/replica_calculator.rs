@@ -5,6 +5,7 @@
 
 use super::tolerance::Tolerances;
 use crate::units::Milli;
+use std::fmt;
 
 /// Where a metric comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,21 @@ pub enum NoProposal {
     NoSeries(&'static str),
 }
 
+/// How a proposal came about, where somebody wants to know.
+struct Steps(Option<Vec<String>>);
+
+impl Steps {
+    fn push(&mut self, step: fmt::Arguments) {
+        if let Some(steps) = &mut self.0 {
+            steps.push(step.to_string());
+        }
+    }
+
+    fn into_vec(self) -> Vec<String> {
+        self.0.unwrap_or_default()
+    }
+}
+
 /// What a metric proposes.
 ///
 /// `samples` are one per pod for Pods, in the order of the workload's pods, those of unlisted pods after
@@ -100,21 +116,43 @@ pub fn propose(
     samples: &[Option<Milli>],
     tolerances: Tolerances,
 ) -> Result<Proposal, NoProposal> {
+    decide(source, target, workload, samples, tolerances, Steps(Some(Vec::new())))
+}
+
+/// The same without the steps, whose text takes longer than the arithmetic: for those who ask often.
+pub fn propose_tersely(
+    source: Source,
+    target: Target,
+    workload: &Workload,
+    samples: &[Option<Milli>],
+    tolerances: Tolerances,
+) -> Result<Proposal, NoProposal> {
+    decide(source, target, workload, samples, tolerances, Steps(None))
+}
+
+fn decide(
+    source: Source,
+    target: Target,
+    workload: &Workload,
+    samples: &[Option<Milli>],
+    tolerances: Tolerances,
+    steps: Steps,
+) -> Result<Proposal, NoProposal> {
     let series: Vec<i64> = samples.iter().flatten().map(|sample| sample.0).collect();
     match (source, target) {
         (Source::Pods, Target::Value(target) | Target::AverageValue(target)) => {
-            per_pod(target, workload, samples, tolerances)
+            per_pod(target, workload, samples, tolerances, steps)
         }
         (Source::Object, _) if series.is_empty() => Err(NoProposal::NoSeries("custom")),
         (Source::External, _) if series.is_empty() => Err(NoProposal::NoSeries("external")),
         (Source::External, Target::AverageValue(target)) => {
             let count = |replicas: f64| if replicas > MOST { i32::MAX } else { int32(replicas) };
-            Ok(per_replica(sum_or_most(&series), target, workload, tolerances, count))
+            Ok(per_replica(sum_or_most(&series), target, workload, tolerances, steps, count))
         }
         (Source::Object, Target::AverageValue(target)) => {
-            Ok(per_replica(capped_sum(&series), target, workload, tolerances, int32))
+            Ok(per_replica(capped_sum(&series), target, workload, tolerances, steps, int32))
         }
-        (_, Target::Value(target)) => as_a_whole(capped_sum(&series), target, workload, tolerances),
+        (_, Target::Value(target)) => as_a_whole(capped_sum(&series), target, workload, tolerances, steps),
     }
 }
 
@@ -122,7 +160,7 @@ const MOST: f64 = i32::MAX as f64;
 
 /// A double as a 32-bit integer, as the controller's conversion does it on amd64: towards zero, and the
 /// smallest integer for whatever does not fit.
-fn int32(value: f64) -> i32 {
+pub(super) fn int32(value: f64) -> i32 {
     let whole = value.trunc();
     if (f64::from(i32::MIN)..=MOST).contains(&whole) { whole as i32 } else { i32::MIN }
 }
@@ -182,6 +220,7 @@ fn per_pod(
     workload: &Workload,
     samples: &[Option<Milli>],
     tolerances: Tolerances,
+    mut steps: Steps,
 ) -> Result<Proposal, NoProposal> {
     if workload.pods.is_empty() {
         return Err(NoProposal::NoPods);
@@ -193,37 +232,35 @@ fn per_pod(
     let current = workload.spec_replicas;
     let (usage, ratio) = kept.usage(target);
     let count = kept.count;
-    let mut steps = vec![
-        format!(
-            "pods: {} listed, {ready} with a sample, {missing} without, {pending} pending",
-            workload.pods.len()
-        ),
-        format!(
-            "average {usage} (truncated to milli, samples: {count}) over target {target} is ratio {ratio}"
-        ),
-    ];
+    steps.push(format_args!(
+        "pods: {} listed, {ready} with a sample, {missing} without, {pending} pending",
+        workload.pods.len()
+    ));
+    steps.push(format_args!(
+        "average {usage} (truncated to milli, samples: {count}) over target {target} is ratio {ratio}"
+    ));
     let up_with_pending = pending > 0 && ratio > 1.0;
     if missing == 0 && !up_with_pending {
         let replicas = hold_or(ratio, current, tolerances, &mut steps, |steps| {
             let replicas = int32((ratio * f64::from(ready)).ceil());
-            steps.push(format!("ratio {ratio} x {ready} pods, rounded up: {replicas}"));
+            steps.push(format_args!("ratio {ratio} x {ready} pods, rounded up: {replicas}"));
             replicas
         });
-        return Ok(Proposal { replicas, usage, steps });
+        return Ok(Proposal { replicas, usage, steps: steps.into_vec() });
     }
     let missing_as = if ratio < 1.0 { Some(target) } else { (ratio > 1.0).then_some(Milli(0)) };
     for filled in missing_as.iter().cycle().take(missing as usize) {
         kept.add(*filled);
     }
     if let (Some(filled), true) = (missing_as, missing > 0) {
-        steps.push(format!("pods without a sample count as {filled}: {missing}"));
+        steps.push(format_args!("pods without a sample count as {filled}: {missing}"));
     }
     if up_with_pending {
         (0..pending).for_each(|_| kept.add(Milli(0)));
-        steps.push(format!("pending pods count as 0: {pending}"));
+        steps.push(format_args!("pending pods count as 0: {pending}"));
     }
     let replicas = refilled(ratio, kept, target, current, tolerances, &mut steps);
-    Ok(Proposal { replicas, usage, steps })
+    Ok(Proposal { replicas, usage, steps: steps.into_vec() })
 }
 
 /// The proposal after missing and pending pods were filled in: never against the direction of `ratio`.
@@ -233,19 +270,19 @@ fn refilled(
     target: Milli,
     current: i32,
     tolerances: Tolerances,
-    steps: &mut Vec<String>,
+    steps: &mut Steps,
 ) -> i32 {
     let (average, new_ratio) = kept.usage(target);
-    steps.push(format!("with them the average is {average} and the ratio {new_ratio}"));
+    steps.push(format_args!("with them the average is {average} and the ratio {new_ratio}"));
     if (ratio < 1.0 && new_ratio > 1.0) || (ratio > 1.0 && new_ratio < 1.0) {
-        steps.push(format!("that would turn the direction: {current} stay"));
+        steps.push(format_args!("that would turn the direction: {current} stay"));
         return current;
     }
     hold_or(new_ratio, current, tolerances, steps, |steps| {
         let replicas = int32((new_ratio * kept.count as f64).ceil());
-        steps.push(format!("ratio {new_ratio} x {} pods, rounded up: {replicas}", kept.count));
+        steps.push(format_args!("ratio {new_ratio} x {} pods, rounded up: {replicas}", kept.count));
         if (new_ratio < 1.0 && replicas > current) || (new_ratio > 1.0 && replicas < current) {
-            steps.push(format!("that would move against the ratio: {current} stay"));
+            steps.push(format_args!("that would move against the ratio: {current} stay"));
             return current;
         }
         replicas
@@ -257,14 +294,14 @@ fn hold_or(
     ratio: f64,
     current: i32,
     tolerances: Tolerances,
-    steps: &mut Vec<String>,
-    otherwise: impl FnOnce(&mut Vec<String>) -> i32,
+    steps: &mut Steps,
+    otherwise: impl FnOnce(&mut Steps) -> i32,
 ) -> i32 {
     if tolerances.hold(ratio) {
-        steps.push(format!("ratio {ratio} is inside {tolerances}: no change, {current}"));
+        steps.push(format_args!("ratio {ratio} is inside {tolerances}: no change, {current}"));
         return current;
     }
-    steps.push(format!("ratio {ratio} is outside {tolerances}"));
+    steps.push(format_args!("ratio {ratio} is outside {tolerances}"));
     otherwise(steps)
 }
 
@@ -274,15 +311,16 @@ fn per_replica(
     target: Milli,
     workload: &Workload,
     tolerances: Tolerances,
+    mut steps: Steps,
     count: impl FnOnce(f64) -> i32,
 ) -> Proposal {
     let current = workload.status_replicas;
     let ratio = sum as f64 / (target.0 as f64 * f64::from(current));
     let total = Milli(sum);
-    let mut steps = vec![format!("sum {total} over target {target} x {current} replicas is ratio {ratio}")];
+    steps.push(format_args!("sum {total} over target {target} x {current} replicas is ratio {ratio}"));
     let replicas = hold_or(ratio, current, tolerances, &mut steps, |steps| {
         let replicas = count((sum as f64 / target.0 as f64).ceil());
-        steps.push(format!("sum {total} over target {target}, rounded up: {replicas}"));
+        steps.push(format_args!("sum {total} over target {target}, rounded up: {replicas}"));
         replicas
     });
     let usage = match current {
@@ -290,7 +328,7 @@ fn per_replica(
         0 => 0,
         current => (sum as f64 / f64::from(current)).ceil() as i64,
     };
-    Proposal { replicas, usage: Milli(usage), steps }
+    Proposal { replicas, usage: Milli(usage), steps: steps.into_vec() }
 }
 
 /// Value: the ratio times the pods that run and are ready.
@@ -299,15 +337,16 @@ fn as_a_whole(
     target: Milli,
     workload: &Workload,
     tolerances: Tolerances,
+    mut steps: Steps,
 ) -> Result<Proposal, NoProposal> {
     let current = workload.spec_replicas;
     let ratio = sum as f64 / target.0 as f64;
     let usage = Milli(sum);
-    let mut steps = vec![format!("value {usage} over target {target} is ratio {ratio}")];
+    steps.push(format_args!("value {usage} over target {target} is ratio {ratio}"));
     if current == 0 {
         let replicas = int32(ratio.ceil());
-        steps.push(format!("no replicas now, so no tolerance: the ratio rounded up, {replicas}"));
-        return Ok(Proposal { replicas, usage, steps });
+        steps.push(format_args!("no replicas now, so no tolerance: the ratio rounded up, {replicas}"));
+        return Ok(Proposal { replicas, usage, steps: steps.into_vec() });
     }
     if !tolerances.hold(ratio) && workload.pods.is_empty() {
         return Err(NoProposal::NoPods);
@@ -316,10 +355,10 @@ fn as_a_whole(
         let ready = workload.pods.iter().filter(|pod| pod.phase == Phase::Running && pod.ready).count();
         let product = ratio * ready as f64;
         let replicas = if product > MOST { i32::MAX } else { int32(product.ceil()) };
-        steps.push(format!("ratio {ratio} x {ready} ready pods, rounded up: {replicas}"));
+        steps.push(format_args!("ratio {ratio} x {ready} ready pods, rounded up: {replicas}"));
         replicas
     });
-    Ok(Proposal { replicas, usage, steps })
+    Ok(Proposal { replicas, usage, steps: steps.into_vec() })
 }
 
 /// The sum, capped where it would pass the largest 64-bit integer.

@@ -118,6 +118,7 @@ impl MetricSpec {
         let target = match source {
             Source::External => average.or(value),
             Source::Object if given.target.kind == "Value" => value,
+            Source::Object if given.target.kind != "AverageValue" => None,
             Source::Pods | Source::Object => average,
         };
         Ok((source, &given.metric.name, target.ok_or_else(incomplete)?))

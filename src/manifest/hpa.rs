@@ -1,21 +1,45 @@
-//! The four HPAs of Google's how-to page.
+//! HPAs: the four of Google's how-to page, and those that read the same metrics another way.
 
-use super::ClusterNames;
+use super::autoscaling_metric::native_name;
+use super::prometheus_adapter::{adapter_labels, adapter_name};
+use super::{ClusterNames, series};
 use crate::units::{Milli, Signal};
 use k8s_openapi::api::autoscaling::v2::{
-    CrossVersionObjectReference, ExternalMetricSource, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec,
-    MetricIdentifier, MetricSpec, MetricTarget, PodsMetricSource,
+    CrossVersionObjectReference, ExternalMetricSource, HPAScalingPolicy, HPAScalingRules,
+    HorizontalPodAutoscaler, HorizontalPodAutoscalerBehavior, HorizontalPodAutoscalerSpec, MetricIdentifier,
+    MetricSpec, MetricTarget, PodsMetricSource,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use std::collections::BTreeMap;
 
-/// An HPA on one metric. `average_value` is the target of the manifest itself.
-pub fn hpa(signal: Signal, average_value: Milli, names: &ClusterNames) -> HorizontalPodAutoscaler {
+/// What brings a metric to the HPA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adapter {
+    /// Google's adapter for Cloud Monitoring, as on the how-to page.
+    Stackdriver,
+    /// prometheus-adapter, with our rules.
+    Prometheus,
+    /// GKE itself, by an AutoscalingMetric.
+    Native,
+}
+
+/// An HPA on these metrics, each with the `averageValue` of the manifest itself. `tolerance` is what
+/// the targets reckon with, as a fraction of 1.
+///
+/// # Errors
+/// A metric that this server or adapter does not have: why.
+pub fn hpa(
+    targets: &[(Signal, Milli)],
+    adapter: Adapter,
+    tolerance: f64,
+    names: &ClusterNames,
+) -> Result<HorizontalPodAutoscaler, String> {
     let replicas = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    HorizontalPodAutoscaler {
+    let metrics = targets.iter().map(|(signal, value)| metric(*signal, *value, adapter, names));
+    Ok(HorizontalPodAutoscaler {
         metadata: ObjectMeta {
-            name: Some(names.hpa_name.clone().unwrap_or_else(|| hpa_name(signal).to_owned())),
+            name: Some(names.hpa_name.clone().unwrap_or_else(|| hpa_name(targets).to_owned())),
             namespace: Some(names.namespace.clone()),
             ..ObjectMeta::default()
         },
@@ -27,50 +51,91 @@ pub fn hpa(signal: Signal, average_value: Milli, names: &ClusterNames) -> Horizo
             },
             min_replicas: Some(replicas(names.min_replicas)),
             max_replicas: replicas(names.max_replicas),
-            metrics: Some(vec![metric(signal, average_value, names)]),
-            behavior: None,
+            metrics: Some(metrics.collect::<Result<_, _>>()?),
+            behavior: Some(behavior(names.has_tolerance().then_some(tolerance))),
         },
         status: None,
+    })
+}
+
+/// The names of the page: one for the server's metrics, one for the GPU's.
+fn hpa_name(targets: &[(Signal, Milli)]) -> &'static str {
+    if targets.iter().all(|(signal, _)| signal.is_external()) { "gemma-hpa" } else { "gemma-server" }
+}
+
+/// The API server's defaults, written out. Without a `behavior` an older limit on scaling up holds,
+/// and a tolerance alone would bring these in unseen.
+pub(super) fn behavior(tolerance: Option<f64>) -> HorizontalPodAutoscalerBehavior {
+    let policy = |type_: &str, value| HPAScalingPolicy { type_: type_.to_owned(), value, period_seconds: 15 };
+    let rules = |window, policies| HPAScalingRules {
+        stabilization_window_seconds: Some(window),
+        policies: Some(policies),
+        select_policy: Some("Max".to_owned()),
+        tolerance: tolerance.map(fraction),
+    };
+    HorizontalPodAutoscalerBehavior {
+        scale_up: Some(rules(0, vec![policy("Pods", 4), policy("Percent", 100)])),
+        scale_down: Some(rules(300, vec![policy("Percent", 100)])),
     }
 }
 
-/// The names of the page: one for both server metrics, one for both GPU metrics.
-fn hpa_name(signal: Signal) -> &'static str {
-    if signal.is_external() { "gemma-hpa" } else { "gemma-server" }
+/// A fraction of 1 in milli-units, or in micro-units where those do not do.
+fn fraction(value: f64) -> Quantity {
+    let micro = (value * 1e6).round() as i64;
+    Quantity(if micro % 1000 == 0 { Milli(micro / 1000).to_string() } else { format!("{micro}u") })
 }
 
-/// The metric's name as the Stackdriver adapter knows it.
-fn metric_name(signal: Signal) -> &'static str {
-    match signal {
-        Signal::Queue => "prometheus.googleapis.com|tgi_queue_size|gauge",
-        Signal::Batch => "prometheus.googleapis.com|tgi_batch_current_size|gauge",
-        Signal::DutyCycle => "kubernetes.io|container|accelerator|duty_cycle",
-        // The relabelled name has lost its type.
-        Signal::Dcgm => "prometheus.googleapis.com|dcgm_fi_dev_gpu_util|unknown",
-    }
-}
-
-fn metric(signal: Signal, average_value: Milli, names: &ClusterNames) -> MetricSpec {
+fn metric(
+    signal: Signal,
+    average_value: Milli,
+    adapter: Adapter,
+    names: &ClusterNames,
+) -> Result<MetricSpec, String> {
     let target = MetricTarget {
         type_: "AverageValue".to_owned(),
         average_value: Some(Quantity(average_value.to_string())),
         ..MetricTarget::default()
     };
-    let metric = MetricIdentifier { name: metric_name(signal).to_owned(), selector: selector(signal, names) };
-    if signal.is_external() {
+    let (name, labels) = match adapter {
+        Adapter::Stackdriver => (stackdriver_name(signal, names)?, stackdriver_labels(signal, names)?),
+        Adapter::Prometheus => (adapter_name(signal, names)?, adapter_labels(signal, names)?),
+        Adapter::Native => (native_name(signal, names)?, Vec::new()),
+    };
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
+    let selector = LabelSelector { match_labels: Some(labels), match_expressions: None };
+    let selector = Some(selector).filter(|s| s.match_labels.as_ref().is_some_and(|l| !l.is_empty()));
+    let metric = MetricIdentifier { name, selector };
+    Ok(if signal.is_external() {
         let external = Some(ExternalMetricSource { metric, target });
         MetricSpec { type_: "External".to_owned(), external, ..MetricSpec::default() }
     } else {
         let pods = Some(PodsMetricSource { metric, target });
         MetricSpec { type_: "Pods".to_owned(), pods, ..MetricSpec::default() }
-    }
+    })
 }
 
-/// An External metric is whatever matches, in all clusters of the project; so it is held to this
-/// cluster, location, namespace and container. The two metrics know these by other labels.
-fn selector(signal: Signal, names: &ClusterNames) -> Option<LabelSelector> {
+/// The metric's name as the Stackdriver adapter knows it.
+pub(super) fn stackdriver_name(signal: Signal, names: &ClusterNames) -> Result<String, String> {
+    Ok(match signal {
+        Signal::Queue | Signal::Batch => {
+            format!("prometheus.googleapis.com|{}|gauge", series::gauge(signal, names)?.name)
+        }
+        Signal::DutyCycle => "kubernetes.io|container|accelerator|duty_cycle".to_owned(),
+        // The relabelled name has lost its type.
+        Signal::Dcgm => format!("prometheus.googleapis.com|{}|unknown", series::lower_case_dcgm(names)),
+    })
+}
+
+/// A Pods metric is asked for by pod. An External metric is whatever matches, in all clusters of the
+/// project; so it is held to this cluster, location, namespace and container, which the two metrics
+/// know by other labels.
+fn stackdriver_labels(signal: Signal, names: &ClusterNames) -> Result<series::Labels, String> {
     let (cluster, container, namespace) = match signal {
-        Signal::Queue | Signal::Batch => return None,
+        Signal::Queue | Signal::Batch => {
+            let label = series::gauge(signal, names)?.label;
+            let labels = label.map(|(key, value)| (format!("metric.labels.{key}"), value.to_owned()));
+            return Ok(labels.into_iter().collect());
+        }
         Signal::DutyCycle => (
             "resource.labels.cluster_name",
             "resource.labels.container_name",
@@ -82,12 +147,12 @@ fn selector(signal: Signal, names: &ClusterNames) -> Option<LabelSelector> {
             "metric.labels.exported_namespace",
         ),
     };
+    names.check_place()?;
     let labels = [
         (cluster, names.cluster.as_ref()),
         ("resource.labels.location", names.location.as_ref()),
         (container, Some(&names.container)),
         (namespace, Some(&names.namespace)),
     ];
-    let labels = labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone())));
-    Some(LabelSelector { match_labels: Some(labels.collect::<BTreeMap<_, _>>()), match_expressions: None })
+    Ok(labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect())
 }

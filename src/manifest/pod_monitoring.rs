@@ -1,6 +1,6 @@
 //! PodMonitoring of Managed Service for Prometheus (monitoring.googleapis.com/v1).
 
-use super::ClusterNames;
+use super::{ClusterNames, GpuMetric};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct PodMonitoringSpec {
 pub struct Endpoint {
     /// Its name or number.
     pub port: IntOrString,
+    /// Where it shows them; `None`: `/metrics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Time between two scrapes.
     pub interval: String,
     /// What is done to the series.
@@ -79,23 +82,30 @@ fn pod_monitoring(metadata: ObjectMeta, label: (&str, &str), endpoint: Endpoint)
     }
 }
 
-/// Scrapes the model server.
-pub fn pod_monitoring_tgi(names: &ClusterNames) -> PodMonitoring {
+/// Scrapes the model server, at its port's name if that is known: only so do series get a container label.
+pub fn pod_monitoring_server(names: &ClusterNames) -> PodMonitoring {
     let metadata = ObjectMeta {
         name: Some("gemma-pod-monitoring".to_owned()),
         namespace: Some(names.namespace.clone()),
         ..ObjectMeta::default()
     };
-    let number = names.metrics_port.parse().map(IntOrString::Int);
-    let port = number.unwrap_or_else(|_| IntOrString::String(names.metrics_port.clone()));
-    let endpoint = Endpoint { port, interval: INTERVAL.to_owned(), metric_relabeling: Vec::new() };
+    let number = names.port_number().map_or(0, i32::from);
+    let port =
+        names.port_name().map_or(IntOrString::Int(number), |name| IntOrString::String(name.to_owned()));
+    let path = names.server.series().path;
+    let endpoint = Endpoint {
+        port,
+        path: (path != "/metrics").then(|| path.to_owned()),
+        interval: INTERVAL.to_owned(),
+        metric_relabeling: Vec::new(),
+    };
     pod_monitoring(metadata, ("app", &names.app), endpoint)
 }
 
 /// Scrapes GPU utilization. The page's `keep` has no regex and so keeps, and bills, everything;
 /// this one keeps the one metric that is meant.
-pub fn pod_monitoring_dcgm() -> PodMonitoring {
-    const METRIC: &str = "DCGM_FI_DEV_GPU_UTIL";
+pub fn pod_monitoring_dcgm(metric: GpuMetric) -> PodMonitoring {
+    let metric = metric.exported();
     let labels = [EXPORTER, ("app.kubernetes.io/part-of", "google-cloud-managed-prometheus")];
     let metadata = ObjectMeta {
         name: Some("nvidia-dcgm-exporter-for-hpa".to_owned()),
@@ -106,14 +116,15 @@ pub fn pod_monitoring_dcgm() -> PodMonitoring {
     let rule = |action: &str, target: Option<&str>, replacement: Option<String>| RelabelRule {
         action: action.to_owned(),
         source_labels: vec!["__name__".to_owned()],
-        regex: METRIC.to_owned(),
+        regex: metric.to_owned(),
         target_label: target.map(str::to_owned),
         replacement,
     };
     let relabeling =
-        vec![rule("keep", None, None), rule("replace", Some("__name__"), Some(METRIC.to_ascii_lowercase()))];
+        vec![rule("keep", None, None), rule("replace", Some("__name__"), Some(metric.to_ascii_lowercase()))];
     let endpoint = Endpoint {
         port: IntOrString::String("metrics".to_owned()),
+        path: None,
         interval: INTERVAL.to_owned(),
         metric_relabeling: relabeling,
     };

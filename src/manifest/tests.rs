@@ -1,8 +1,13 @@
 use super::*;
-use crate::recommend::{Assumptions, Term};
-use crate::units::Seconds;
+use crate::recommend::{Assumptions, Recommendation, Target, Term};
+use crate::units::{Milli, Seconds, Signal};
+use accepted::{reads_back, would_be_accepted};
+use clap::ValueEnum;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use proptest::prelude::*;
+use serde_json::Value;
+
+mod accepted;
 
 fn target(signal: Signal, milli: i64) -> Target {
     Target {
@@ -12,8 +17,8 @@ fn target(signal: Signal, milli: i64) -> Target {
         average_value: Ok(Milli(milli)),
         fires_at: Some(Milli(milli * 11 / 10 + 1)),
         fires_at_load: None,
-        gates: Vec::new(),
         terms: vec![Term { name: "at the capacity".to_owned(), value: "24.25 requests".to_owned() }],
+        gates: Vec::new(),
         remarks: Vec::new(),
     }
 }
@@ -46,78 +51,268 @@ fn names() -> ClusterNames {
     ClusterNames { cluster, location, ..ClusterNames::default() }
 }
 
+/// A cluster of which everything is known.
+fn known() -> ClusterNames {
+    ClusterNames {
+        project: Some("my-project".to_owned()),
+        cluster_version: Some("1.35".to_owned()),
+        metrics_port: "metrics:8000".to_owned(),
+        ..names()
+    }
+}
+
+/// Targets for all four metrics, with nothing said against any.
+fn all_targets() -> Recommendation {
+    let mut recommendation = recommendation();
+    recommendation.targets[0].average_value = Ok(Milli(3000));
+    recommendation
+}
+
+fn provenance() -> Provenance {
+    Provenance { lines: vec!["run x".to_owned()], simulated: false }
+}
+
+fn render(recommendation: &Recommendation, names: &ClusterNames) -> Manifests {
+    render_all(recommendation, names, &provenance()).unwrap()
+}
+
+fn text<'a>(all: &'a Manifests, name: &str) -> &'a str {
+    &all.files.iter().find(|file| file.name == name).unwrap_or_else(|| panic!("no {name}")).text
+}
+
+fn reason<'a>(all: &'a Manifests, name: &str) -> &'a str {
+    &all.left_out.iter().find(|left| left.name == name).unwrap_or_else(|| panic!("{name} is there")).reason
+}
+
 fn parse(yaml: &str) -> HorizontalPodAutoscaler {
     serde_saphyr::from_str(yaml).expect("an HPA")
 }
 
-fn average_value(hpa: &HorizontalPodAutoscaler) -> String {
-    let metric = &hpa.spec.metrics.as_ref().unwrap()[0];
-    let target =
-        metric.pods.as_ref().map(|m| &m.target).or(metric.external.as_ref().map(|m| &m.target)).unwrap();
-    target.average_value.as_ref().unwrap().0.clone()
+fn average_values(hpa: &HorizontalPodAutoscaler) -> Vec<String> {
+    let target = |metric: &k8s_openapi::api::autoscaling::v2::MetricSpec| {
+        let pods = metric.pods.as_ref().map(|m| &m.target);
+        pods.or(metric.external.as_ref().map(|m| &m.target)).unwrap().average_value.clone().unwrap().0
+    };
+    hpa.spec.metrics.iter().flatten().map(target).collect()
 }
 
-#[test]
-fn every_manifest_reads_back_as_the_object_it_was_made_from() {
-    let files = render_all(&recommendation(), &names(), &["run x".to_owned()]).unwrap();
-    let file_names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let expected = [
-        "hpa-batch.yaml",
-        "hpa-duty-cycle.yaml",
-        "hpa-dcgm.yaml",
-        "podmonitoring-tgi.yaml",
-        "podmonitoring-dcgm.yaml",
-    ];
-    assert_eq!(file_names, expected, "the queue has no target and so no HPA");
-    let signals = [Signal::Batch, Signal::DutyCycle, Signal::Dcgm];
-    for (file, (signal, value)) in files.iter().zip(signals.into_iter().zip(["22", "88", "88123m"])) {
-        let object = parse(&file.yaml);
-        assert_eq!(average_value(&object), value);
-        assert_eq!(
-            object,
-            hpa(
-                signal,
-                Milli(
-                    value.trim_end_matches('m').parse::<i64>().unwrap()
-                        * if value.ends_with('m') { 1 } else { 1000 }
-                ),
-                &names()
-            )
-        );
-    }
-    let tgi: PodMonitoring = serde_saphyr::from_str(&files[3].yaml).unwrap();
-    assert_eq!(tgi, pod_monitoring_tgi(&names()));
-    let dcgm: PodMonitoring = serde_saphyr::from_str(&files[4].yaml).unwrap();
-    assert_eq!(dcgm, pod_monitoring_dcgm());
+fn average_value(hpa: &HorizontalPodAutoscaler) -> String {
+    average_values(hpa).concat()
 }
 
 #[test]
 fn the_manifests_are_those_of_the_how_to_page_with_a_number_in_them() {
-    let files = render_all(&recommendation(), &names(), &["run x".to_owned()]).unwrap();
-    insta::assert_snapshot!(
-        files.iter().map(|file| format!("--- {}\n{}", file.name, file.yaml)).collect::<Vec<_>>().concat()
-    );
+    let all = render(&recommendation(), &names());
+    insta::assert_snapshot!(shown(&all, &["hpa-", "podmonitoring-"]));
+}
+
+#[test]
+fn the_other_ways_to_the_hpa_say_the_same() {
+    let all = render(&all_targets(), &known());
+    assert!(all.left_out.is_empty(), "{:?}", all.left_out);
+    insta::assert_snapshot!(shown(
+        &all,
+        &["hpa-combined", "autoscaling-", "hpa-autoscaling", "prometheus-", "hpa-prometheus", "keda-"]
+    ));
+    insta::assert_snapshot!("setup", text(&all, "setup.sh"));
+}
+
+#[test]
+fn the_dashboards_show_each_signal_with_its_target_and_band() {
+    let all = render(&all_targets(), &known());
+    insta::assert_snapshot!("cloud-monitoring", text(&all, "dashboard.json"));
+    insta::assert_snapshot!("grafana", text(&all, "grafana-dashboard.json"));
+}
+
+#[test]
+fn a_vllm_server_is_known_by_its_own_names_everywhere() {
+    let names = ClusterNames { server: Server::Vllm, ..known() };
+    let all = render(&all_targets(), &names);
+    assert!(all.left_out.is_empty(), "{:?}", all.left_out);
+    for file in &all.files {
+        assert!(!file.text.contains("tgi_"), "{}:\n{}", file.name, file.text);
+    }
+    insta::assert_snapshot!(shown(&all, &["hpa-batch", "podmonitoring-vllm", "prometheus-", "keda-"]));
+}
+
+fn shown(all: &Manifests, prefixes: &[&str]) -> String {
+    let wanted = all.files.iter().filter(|file| prefixes.iter().any(|prefix| file.name.starts_with(prefix)));
+    wanted.map(|file| format!("--- {}\n{}", file.name, file.text)).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn every_manifest_of_every_server_reads_back_typed_and_would_be_accepted() {
+    let own = Some("http://prometheus.monitoring.svc:9090".to_owned());
+    for (server, prometheus) in Server::value_variants().iter().flat_map(|s| [(*s, None), (*s, own.clone())])
+    {
+        let names = ClusterNames { server, prometheus, gpus_per_replica: 2, ..known() };
+        let all = render(&all_targets(), &names);
+        assert_eq!(all.files.len() + all.left_out.len(), 15, "every file is written or left out");
+        for file in &all.files {
+            reads_back(file);
+        }
+    }
 }
 
 #[test]
 fn several_gpus_of_a_replica_multiply_the_target_of_gpu_metrics_alone() {
-    let names = ClusterNames { gpus_per_replica: 4, ..names() };
-    let files = render_all(&recommendation(), &names, &[]).unwrap();
-    let values: Vec<String> = files[..3].iter().map(|file| average_value(&parse(&file.yaml))).collect();
-    assert_eq!(values, ["22", "352", "352492m"]);
-    assert!(files[1].yaml.contains("for the 4 GPUs of a replica"));
+    let names = ClusterNames { gpus_per_replica: 4, ..known() };
+    let mut recommendation = all_targets();
+    let all = render(&recommendation, &names);
+    let value = |file| average_value(&parse(text(&all, file)));
+    let files = ["hpa-batch.yaml", "hpa-duty-cycle.yaml", "hpa-dcgm.yaml"];
+    assert_eq!(files.map(value), ["22", "352", "352492m"]);
+    assert!(text(&all, "hpa-duty-cycle.yaml").contains("for the 4 GPUs of a replica"));
+    let combined = parse(text(&all, "hpa-combined.yaml"));
+    assert_eq!(average_values(&combined), ["3", "22", "352", "352492m"]);
+    assert!(text(&all, "dashboard.json").contains("HPA target 88123m"), "charts are per GPU");
+    recommendation.recommended = Some(Signal::Dcgm);
+    assert!(text(&render(&recommendation, &names), "keda-scaledobject.yaml").contains("\"352.492\""));
 }
 
 #[test]
-fn without_a_cluster_the_warning_is_given_and_no_placeholder_written() {
-    let names = ClusterNames::default();
-    let files = render_all(&recommendation(), &names, &[]).unwrap();
-    assert!(files[1].yaml.contains("WARNING"));
-    assert!(!files[1].yaml.contains("cluster_name:"));
-    assert_eq!(warnings(&recommendation(), &names).len(), 1);
-    assert!(warnings(&recommendation(), &super::tests::names()).is_empty());
-    let no_location = ClusterNames { location: None, ..super::tests::names() };
-    assert!(warnings(&recommendation(), &no_location)[0].starts_with("without --location"));
+fn a_target_measured_as_engine_activity_scales_on_that_metric_in_its_unit() {
+    let names = ClusterNames { gpu_metric: GpuMetric::EngineActive, gpus_per_replica: 2, ..known() };
+    let all = render(&all_targets(), &names);
+    let yaml = text(&all, "hpa-dcgm.yaml");
+    let hpa = parse(yaml);
+    assert_eq!(average_value(&hpa), "1762m", "88.123 % of each of two GPUs, from 0 to 1");
+    let metric = &hpa.spec.metrics.as_ref().unwrap()[0].external.as_ref().unwrap().metric;
+    assert_eq!(metric.name, "prometheus.googleapis.com|dcgm_fi_prof_gr_engine_active|unknown");
+    let monitoring: PodMonitoring = serde_saphyr::from_str(text(&all, "podmonitoring-dcgm.yaml")).unwrap();
+    let rules = &monitoring.spec.endpoints[0].metric_relabeling;
+    assert!(rules.iter().all(|rule| rule.regex == "DCGM_FI_PROF_GR_ENGINE_ACTIVE"));
+    assert_eq!(rules[1].replacement.as_deref(), Some("dcgm_fi_prof_gr_engine_active"));
+    for file in &all.files {
+        assert!(!file.text.to_lowercase().contains("dcgm_fi_dev_gpu_util"), "{}", file.name);
+    }
+    assert!(text(&all, "hpa-duty-cycle.yaml").contains("of another counter"));
+}
+
+#[test]
+fn the_written_behavior_is_what_a_real_api_server_fills_in() {
+    let recorded = include_str!("../../tests/fixtures/kubernetes/behavior-default-empty.json");
+    let recorded: Value = serde_json::from_str(recorded).unwrap();
+    let mut filled = recorded["response"]["body"]["spec"]["behavior"].clone();
+    assert!(filled["scaleDown"]["stabilizationWindowSeconds"].is_null());
+    // Which the controller fills in, by --horizontal-pod-autoscaler-downscale-stabilization.
+    filled["scaleDown"]["stabilizationWindowSeconds"] = 300.into();
+    let hpa = parse(text(&render(&recommendation(), &names()), "hpa-batch.yaml"));
+    let filled: k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerBehavior =
+        serde_json::from_value(filled).unwrap();
+    assert_eq!(hpa.spec.behavior.unwrap(), filled);
+}
+
+#[test]
+fn an_external_metric_always_names_its_cluster_location_and_namespace() {
+    for (names, said) in [
+        (ClusterNames::default(), "give --cluster-name and --location"),
+        (ClusterNames { location: None, ..known() }, "give --location"),
+        (ClusterNames { cluster: None, ..known() }, "give --cluster-name"),
+    ] {
+        let all = render(&all_targets(), &names);
+        for file in ["hpa-duty-cycle.yaml", "hpa-dcgm.yaml"] {
+            assert!(reason(&all, file).ends_with(said), "{}", reason(&all, file));
+        }
+        assert!(warnings(&all_targets(), &names)[0].ends_with(said));
+        let combined = parse(text(&all, "hpa-combined.yaml"));
+        assert_eq!(average_values(&combined), ["3", "22"], "the server's metrics alone");
+    }
+    assert!(warnings(&all_targets(), &known()).is_empty());
+}
+
+#[test]
+fn what_lacks_a_number_or_a_name_is_left_out_with_the_reason() {
+    let mut recommendation = recommendation();
+    for target in &mut recommendation.targets {
+        target.average_value = Err("not measured".to_owned());
+    }
+    recommendation.recommended = None;
+    let all = render(&recommendation, &ClusterNames::default());
+    let written: Vec<&str> = all.files.iter().map(|file| file.name.as_str()).collect();
+    let expected = [
+        "podmonitoring-tgi.yaml",
+        "podmonitoring-dcgm.yaml",
+        "autoscaling-metric.yaml",
+        "prometheus-adapter.yaml",
+        "dashboard.json",
+        "grafana-dashboard.json",
+    ];
+    assert_eq!(written, expected);
+    assert!(OF_TARGETS[..8].iter().all(|name| !reason(&all, name).is_empty()));
+    assert_eq!(reason(&all, "hpa-batch.yaml"), "batch size has no target: not measured");
+    assert!(reason(&all, "setup.sh").contains("--project, --cluster-name, --location"));
+    let known = render(&recommendation, &known());
+    assert!(text(&known, "setup.sh").contains("No HPA yet"));
+}
+
+#[test]
+fn the_setup_steps_do_not_apply_what_was_measured_on_a_simulated_server() {
+    let simulated = Provenance { simulated: true, ..provenance() };
+    let all = render_all(&all_targets(), &known(), &simulated).unwrap();
+    let applied = |all: &Manifests| text(all, "setup.sh").contains("\nkubectl apply -f hpa-");
+    assert!(!applied(&all) && applied(&render(&all_targets(), &known())));
+}
+
+#[test]
+fn a_metric_that_speaks_against_itself_does_not_hold_the_combined_hpa_up() {
+    let mut recommendation = all_targets();
+    recommendation.targets[0].average_value = Ok(Milli(900));
+    recommendation.targets[2].remarks = vec!["it saturates".to_owned()];
+    recommendation.targets[3].average_value = Err("never seen".to_owned());
+    let all = render(&recommendation, &known());
+    let said = reason(&all, "hpa-combined.yaml");
+    for part in ["has 1", "below one request", "it saturates", "never seen"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn what_a_server_does_not_show_is_left_out() {
+    let jetstream = render(&all_targets(), &ClusterNames { server: Server::Jetstream, ..known() });
+    assert_eq!(reason(&jetstream, "hpa-batch.yaml"), "JetStream shows no batch size");
+    assert!(text(&jetstream, "hpa-autoscaling-metric.yaml").contains("|queue"), "the next best");
+    let triton = render(&all_targets(), &ClusterNames { server: Server::TritonTrtllm, ..known() });
+    assert!(reason(&triton, "autoscaling-metric.yaml").contains("by a label"));
+    let hpa = text(&triton, "hpa-queue.yaml");
+    assert!(hpa.contains("metric.labels.request_type: waiting"), "{hpa}");
+    assert!(text(&triton, "prometheus-adapter.yaml").contains("as: nv_trt_llm_request_metrics_waiting"));
+    let own = ClusterNames { prometheus: Some("http://p:9090".to_owned()), ..known() };
+    let own = render(&all_targets(), &own);
+    assert!(text(&own, "keda-scaledobject.yaml").contains("serverAddress: http://p:9090"));
+    assert!(!text(&own, "keda-scaledobject.yaml").contains("my-cluster"), "it knows no such label");
+    assert!(!text(&own, "grafana-dashboard.json").contains("duty_cycle"));
+    let unknown = ClusterNames { project: None, ..known() };
+    assert!(
+        reason(&render(&all_targets(), &unknown), "keda-scaledobject.yaml").contains("--prometheus-address")
+    );
+    let older = ClusterNames { cluster_version: Some("1.34".to_owned()), ..known() };
+    for file in ["autoscaling-metric.yaml", "hpa-autoscaling-metric.yaml"] {
+        assert!(reason(&render(&all_targets(), &older), file).contains("--cluster-version is 1.34"));
+    }
+    let nameless = ClusterNames { metrics_port: "metrics".to_owned(), ..known() };
+    assert!(reason(&render(&all_targets(), &nameless), "autoscaling-metric.yaml").contains("metrics:NUMBER"));
+}
+
+#[test]
+fn an_hpa_has_its_own_tolerance_where_the_cluster_knows_it() {
+    let tolerance = |version: &str, tolerance: f64| {
+        let names = ClusterNames { cluster_version: Some(version.to_owned()), ..known() };
+        let recommendation = Recommendation { assumptions: assumptions(tolerance), ..all_targets() };
+        let behavior = parse(text(&render(&recommendation, &names), "hpa-batch.yaml")).spec.behavior.unwrap();
+        let (up, down) = (behavior.scale_up.unwrap().tolerance, behavior.scale_down.unwrap().tolerance);
+        assert_eq!(up, down);
+        up.map(|quantity| quantity.0)
+    };
+    for (version, value, written) in [
+        ("1.34", 0.1, None),
+        ("1.35", 0.1, Some("100m")),
+        ("v1.35.2-gke.100", 0.05, Some("50m")),
+        ("1.40", 0.0375, Some("37500u")),
+        ("1.40", 0.0, Some("0")),
+    ] {
+        assert_eq!(tolerance(version, value).as_deref(), written, "{version}");
+    }
 }
 
 #[test]
@@ -125,19 +320,22 @@ fn a_tolerance_that_controllers_do_not_have_by_default_is_warned_of() {
     let other = Recommendation { assumptions: assumptions(0.05), ..recommendation() };
     let said = "behavior.scaleUp.tolerance";
     assert!(warnings(&other, &names())[0].contains(said));
-    let yaml = render_all(&other, &names(), &[]).unwrap()[0].yaml.replace("\n#  ", "");
-    assert!(yaml.contains(said), "{yaml}");
-    assert!(!render_all(&recommendation(), &names(), &[]).unwrap()[0].yaml.contains("tolerance"));
+    let header =
+        |recommendation| text(&render(recommendation, &names()), "hpa-batch.yaml").replace("\n#  ", "");
+    assert!(header(&other).contains(said), "{}", header(&other));
+    assert!(!header(&recommendation()).contains("tolerance"));
+    assert!(warnings(&other, &known()).is_empty(), "the HPA says it itself");
 }
 
 #[test]
 fn an_average_value_without_a_unit_is_quoted() {
-    let files = render_all(&recommendation(), &names(), &[]).unwrap();
-    assert!(files[0].yaml.contains("averageValue: \"22\""), "{}", files[0].yaml);
+    let all = render(&recommendation(), &names());
+    assert!(text(&all, "hpa-batch.yaml").contains("averageValue: \"22\""));
 }
 
 #[test]
 fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
+    let some = |text: &str| Some(text.to_owned());
     let wrong = [
         (ClusterNames { deployment: "A_b".into(), ..names() }, "hpa-deployment"),
         (ClusterNames { hpa_name: Some("a_b".into()), ..names() }, "hpa-name"),
@@ -147,44 +345,26 @@ fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
         (ClusterNames { metrics_port: "70000".into(), ..names() }, "metrics-port"),
         (ClusterNames { metrics_port: "Http!".into(), ..names() }, "metrics-port"),
         (ClusterNames { metrics_port: "1-2".into(), ..names() }, "metrics-port"),
+        (ClusterNames { metrics_port: "80:http".into(), ..names() }, "metrics-port"),
+        (ClusterNames { metrics_port: "http:".into(), ..names() }, "metrics-port"),
         (ClusterNames { cluster: Some("a\nb".into()), ..names() }, "cluster-name"),
+        (ClusterNames { project: some("Proj"), ..names() }, "project"),
+        (ClusterNames { project: some("$(rm -rf)"), ..names() }, "project"),
+        (ClusterNames { project: some("1project"), ..names() }, "project"),
+        (ClusterNames { cluster_version: some("latest"), ..names() }, "cluster-version"),
+        (ClusterNames { cluster_version: some("1."), ..names() }, "cluster-version"),
+        (ClusterNames { cluster_version: some("1.35x"), ..names() }, "cluster-version"),
+        (ClusterNames { prometheus: some("prometheus:9090"), ..names() }, "prometheus-address"),
+        (ClusterNames { prometheus: some("http://me:secret@p"), ..names() }, "prometheus-address"),
+        (ClusterNames { prometheus: some("http://p/?token=secret"), ..names() }, "prometheus-address"),
         (ClusterNames { min_replicas: 0, ..names() }, "min-replicas"),
         (ClusterNames { max_replicas: 0, ..names() }, "max-replicas"),
         (ClusterNames { gpus_per_replica: 0, ..names() }, "gpus-per-replica"),
     ];
     for (names, field) in wrong {
-        let error = render_all(&recommendation(), &names, &[]).unwrap_err().to_string();
+        let error = render_all(&recommendation(), &names, &provenance()).unwrap_err().to_string();
         assert!(error.starts_with(field), "{error}");
     }
-}
-
-/// What the API server checks of an HPA.
-fn would_be_accepted(hpa: &HorizontalPodAutoscaler) -> bool {
-    let spec = &hpa.spec;
-    let metric = &spec.metrics.as_ref().unwrap()[0];
-    let one_source = u8::from(metric.pods.is_some()) + u8::from(metric.external.is_some()) == 1;
-    let source = metric
-        .pods
-        .as_ref()
-        .map(|m| (&m.metric, &m.target))
-        .or(metric.external.as_ref().map(|m| (&m.metric, &m.target)));
-    let (identifier, target) = source.unwrap();
-    let quantity: i64 =
-        target.average_value.as_ref().unwrap().0.trim_end_matches(['m', 'k', 'M']).parse().unwrap();
-    let type_fits = (metric.type_ == "Pods") == metric.pods.is_some();
-    let lower_case = metric.external.is_none() || identifier.name == identifier.name.to_lowercase();
-    let scaled = &spec.scale_target_ref;
-    spec.min_replicas.unwrap() >= 1
-        && (scaled.kind.as_str(), scaled.api_version.as_deref()) == ("Deployment", Some("apps/v1"))
-        && !scaled.name.is_empty()
-        && spec.max_replicas >= spec.min_replicas.unwrap()
-        && one_source
-        && type_fits
-        && lower_case
-        && target.type_ == "AverageValue"
-        && target.value.is_none()
-        && quantity > 0
-        && !identifier.name.contains(['/', '%'])
 }
 
 proptest! {
@@ -196,11 +376,11 @@ proptest! {
     ) {
         let app = namespace.clone();
         let names = ClusterNames { namespace: namespace.clone(), container: namespace, app, ..names() };
-        let monitoring = pod_monitoring_tgi(&names);
+        let monitoring = pod_monitoring_server(&names);
         let yaml = to_yaml(&monitoring, std::slice::from_ref(&header)).unwrap();
         prop_assert_eq!(serde_saphyr::from_str::<PodMonitoring>(&yaml).unwrap(), monitoring);
         for signal in Signal::ALL {
-            let object = hpa(signal, Milli(milli), &names);
+            let object = hpa(&[(signal, Milli(milli))], Adapter::Stackdriver, 0.1, &names).unwrap();
             let yaml = to_yaml(&object, std::slice::from_ref(&header)).unwrap();
             prop_assert_eq!(&parse(&yaml), &object);
             prop_assert!(would_be_accepted(&object));

@@ -9,6 +9,9 @@ pub enum ManifestError {
     /// A name that Kubernetes would refuse.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// Something that it cannot do without is not known.
+    #[error("{0}")]
+    LeftOut(String),
     /// The object cannot be rendered.
     #[error("cannot write the object as YAML: {0}")]
     Yaml(String),

@@ -1,7 +1,7 @@
 //! The one clock of a run.
 
 use crate::units::Seconds;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Counts seconds from the origin of a run on the monotonic clock of this machine. Copies of it
 /// share the origin, so everything that is measured lies on one time axis.
@@ -29,6 +29,17 @@ impl RunClock {
         self.anchored_at + Seconds::from(self.anchor.elapsed())
     }
 
+    /// The time in the run of a moment that another machine's wall clock names, in seconds since 1970.
+    pub fn of_wall(&self, unix: f64) -> Seconds {
+        self.now() + Seconds(unix - RunClock::wall())
+    }
+
+    /// The wall clock of this machine, in seconds since 1970.
+    #[allow(clippy::disallowed_methods, reason = "other machines stamp their samples by the wall clock")]
+    pub fn wall() -> f64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    }
+
     /// How long it is until `time`; zero where it is past.
     pub fn until(&self, time: Seconds) -> Duration {
         (time - self.now()).to_duration()
@@ -50,5 +61,7 @@ mod tests {
         assert!(clock.now().0 >= 100.0 && clock.now().0 < 160.0);
         assert_eq!(clock.instant(Seconds(101.0)) - clock.instant(Seconds(100.0)), Duration::from_secs(1));
         assert_eq!(clock.until(Seconds(1.0)), Duration::ZERO);
+        let past = clock.of_wall(RunClock::wall() - 50.0);
+        assert!((past.0 - clock.now().0 + 50.0).abs() < 5.0, "{past}");
     }
 }

@@ -11,14 +11,40 @@ pub enum Source {
     Server,
     /// A DCGM exporter.
     Gpu,
+    /// NVIDIA's library on this machine.
+    Nvml,
+    /// A Prometheus server, or Google's Managed Service for Prometheus.
+    Prometheus,
+    /// Google's Cloud Monitoring.
+    CloudMonitoring,
+    /// `custom.metrics.k8s.io`: what an HPA sees of a Pods metric.
+    CustomMetrics,
+    /// `external.metrics.k8s.io`: what an HPA sees of an External metric.
+    ExternalMetrics,
 }
 
 impl Source {
+    /// All, those closest to the server first.
+    pub const ALL: [Source; 7] = [
+        Source::Server,
+        Source::Gpu,
+        Source::Nvml,
+        Source::Prometheus,
+        Source::CloudMonitoring,
+        Source::CustomMetrics,
+        Source::ExternalMetrics,
+    ];
+
     /// The word used in files.
     pub const fn word(self) -> &'static str {
         match self {
             Source::Server => "server",
             Source::Gpu => "gpu",
+            Source::Nvml => "nvml",
+            Source::Prometheus => "prometheus",
+            Source::CloudMonitoring => "cloud-monitoring",
+            Source::CustomMetrics => "custom-metrics",
+            Source::ExternalMetrics => "external-metrics",
         }
     }
 }
@@ -39,6 +65,11 @@ macro_rules! series {
             pub const fn column(self) -> &'static str {
                 match self { $(Series::$variant => $column,)+ }
             }
+
+            /// The series of a column.
+            pub fn named(column: &str) -> Option<Series> {
+                Series::ALL.iter().copied().find(|series| series.column() == column)
+            }
         }
     };
 }
@@ -54,6 +85,10 @@ series! {
     KvUsage = "kv_usage",
     /// GPU utilization in percent, mean over the replica's GPUs (gauge).
     GpuUtil = "gpu_util",
+    /// Share of time in which the GPU's engines were active, percent, mean over the replica's GPUs (gauge).
+    GpuEngineActive = "gpu_engine_active",
+    /// Share of cycles in which the GPU's multiprocessors had work, percent, mean over them (gauge).
+    GpuSmActive = "gpu_sm_active",
     /// GPU memory in use, MiB, sum over the replica's GPUs (gauge).
     GpuMemory = "gpu_memory_mib",
     /// Decode forwards (counter).
@@ -82,6 +117,14 @@ series! {
     QueueSeconds = "queue_seconds",
     /// Ended requests counted by the queue time (counter).
     QueueRequests = "queue_requests",
+    /// Seconds to the first token by the server's own clock, over ended requests (counter).
+    TtftSeconds = "ttft_seconds",
+    /// Requests counted by that time (counter).
+    TtftRequests = "ttft_requests",
+    /// Seconds that ended requests took by the server's own clock (counter).
+    E2eSeconds = "e2e_seconds",
+    /// Requests counted by that time (counter).
+    E2eRequests = "e2e_requests",
     /// Successful requests (counter).
     Successes = "successes",
     /// Requests refused for overload (counter).
@@ -101,10 +144,12 @@ series! {
 /// One scrape. A series that the source did not show is absent, never 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// When the scrape was begun.
+    /// When the values were true: when the scrape was begun, or what the source says of its sample.
     pub time: Seconds,
-    /// How long it took until the body was read.
+    /// How long it took to ask and to read the answer.
     pub took: Seconds,
+    /// When it was here. Later than `time` by what lies between the server and its reader.
+    pub arrived: Seconds,
     /// What was asked.
     pub source: Source,
     /// The replica, from 0 in the order of the metrics addresses.
@@ -113,9 +158,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// A sample in which every series is absent.
+    /// A sample in which every series is absent, here as soon as it was asked for.
     pub fn new(time: Seconds, took: Seconds, source: Source, replica: u32) -> Self {
-        Sample { time, took, source, replica, values: [None; Series::ALL.len()] }
+        Sample { time, took, arrived: time + took, source, replica, values: [None; Series::ALL.len()] }
+    }
+
+    /// The same sample, which was here at `arrived`, after a question of so long.
+    pub fn received(self, took: Seconds, arrived: Seconds) -> Self {
+        Sample { took, arrived, ..self }
     }
 
     /// The value of a series, if the source showed it.

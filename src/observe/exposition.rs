@@ -36,6 +36,11 @@ impl Exposition {
         self.points.iter().filter(move |point| point.name == name)
     }
 
+    /// The names of all metrics, each as often as it has series.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.points.iter().map(|point| point.name.as_str())
+    }
+
     /// The first series of a metric, whatever its labels.
     pub fn value(&self, name: &str) -> Option<f64> {
         self.all(name).next().map(|point| point.value)

@@ -1,20 +1,40 @@
-//! Metric sources: what a server and its GPUs say of themselves, once a second, on the run's clock.
+//! Metric sources: what a server and its GPUs say of themselves, directly and through what lies between
+//! them and the HPA, on the run's clock.
 //!
-//! Invariants: an absent series stays absent; a scrape that failed is recorded as failed, with its
-//! reason; a slow scrape of one source never delays another.
+//! Invariants: an absent series stays absent; a question that failed is recorded as failed, with its
+//! reason; a slow source never delays another; a sample says when its values were true and when they
+//! were here; a token is in no message.
 
-pub mod dcgm;
+mod cloud_monitoring;
+mod dcgm;
 pub mod exposition;
+mod feed;
+mod google;
+mod http;
+mod metrics_api;
+mod nvml;
+mod profile;
+mod prometheus;
+mod replicas;
 mod scrape;
-pub mod tgi;
 
-pub use scrape::{Observer, Scraped, Target, client_builder, scrape};
+pub use cloud_monitoring::{CloudMonitoring, TimeSeries};
+pub use dcgm::GpusOf;
+pub use feed::{Feed, Observer};
+pub use google::{GoogleAccess, GoogleCredentials};
+pub use http::{Problem, ProblemKind, client_builder};
+pub use metrics_api::{ApiMetric, MetricsApi};
+pub use nvml::Nvml;
+pub use profile::{Profile, ProfileError, series_named};
+pub use prometheus::{BY_REPLICA, Prometheus, Query};
+pub use replicas::ReplicaNames;
+pub use scrape::{Reading, Scrape, exposition_at};
 
 use crate::measurement::{Event, Sample};
 
 /// Where samples and events go. Must not block.
 pub trait Sink: Send + Sync + 'static {
-    /// A scrape gave this.
+    /// A source gave this.
     fn sample(&self, sample: Sample);
     /// Something else happened.
     fn event(&self, event: Event);

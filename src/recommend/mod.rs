@@ -5,6 +5,7 @@
 
 mod advice;
 mod choice;
+pub mod lint;
 mod target;
 mod types;
 

@@ -28,6 +28,9 @@ pub(super) const LATER_REQUEST_COLUMNS: [&str; 1] = ["ended"];
 /// The first columns of `samples.csv`; one for each series follows.
 pub(super) const SAMPLE_COLUMNS: [&str; 4] = ["time", "took", "source", "replica"];
 
+/// Columns that older runs lack, last in the file.
+pub(super) const LATER_SAMPLE_COLUMNS: [&str; 1] = ["arrived"];
+
 /// The header line of `requests.csv`.
 pub(super) fn request_header() -> String {
     REQUEST_COLUMNS.into_iter().chain(LATER_REQUEST_COLUMNS).collect::<Vec<_>>().join(",") + "\n"
@@ -36,7 +39,7 @@ pub(super) fn request_header() -> String {
 /// The header line of `samples.csv`.
 pub(super) fn sample_header() -> String {
     let series = Series::ALL.iter().map(|series| series.column());
-    SAMPLE_COLUMNS.into_iter().chain(series).collect::<Vec<_>>().join(",") + "\n"
+    SAMPLE_COLUMNS.into_iter().chain(series).chain(LATER_SAMPLE_COLUMNS).collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// A cell: nothing where there is nothing.
@@ -91,7 +94,7 @@ pub(super) fn push_sample(line: &mut String, sample: &Sample) {
     for series in Series::ALL {
         let _ = write!(line, ",{}", Cell(sample.get(*series)));
     }
-    line.push('\n');
+    let _ = writeln!(line, ",{}", time(Some(sample.arrived)));
 }
 
 /// A row by the names of its columns.
@@ -154,13 +157,16 @@ pub(super) fn read_request(row: &Row) -> Result<RequestOutcome, String> {
 
 /// Reads a sample. Series whose column is missing are absent.
 pub(super) fn read_sample(row: &Row) -> Result<Sample, String> {
-    let sources = [Source::Server, Source::Gpu].map(|source| (source.word(), source));
+    let sources = Source::ALL.map(|source| (source.word(), source));
     let mut sample = Sample::new(
         row.seconds("time")?.ok_or("column time is empty")?,
         row.seconds("took")?.ok_or("column took is empty")?,
         row.word("source", &sources)?,
         row.needed("replica")?,
     );
+    if let Some(arrived) = row.seconds("arrived")? {
+        sample.arrived = arrived;
+    }
     for series in Series::ALL {
         sample.set(*series, row.optional(series.column())?);
     }

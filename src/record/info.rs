@@ -61,7 +61,10 @@ pub struct TargetFacts {
     pub url: String,
     /// Whether it was the embedded simulator.
     pub simulated: bool,
-    /// The body of its `/info`.
+    /// Its kind: the name of its profile. `None`: TGI, in runs that know no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The body of its `/info`, or of its `/v1/models` where it is not TGI.
     pub info: Option<serde_json::Value>,
     /// End-to-end latency of one request alone, before the load, seconds.
     #[serde(default)]
@@ -72,6 +75,9 @@ pub struct TargetFacts {
     pub metrics_urls: Vec<String>,
     /// Where its GPU metrics were scraped.
     pub gpu_metrics_urls: Vec<String>,
+    /// By way of what else its metrics were read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
 }
 
 /// The machine that sent the load.
@@ -115,6 +121,10 @@ impl RunInfo {
 
     /// What the server calls itself: model and version.
     pub fn server(&self) -> String {
+        if let Some(kind) = self.target.kind.as_deref().filter(|kind| *kind != "tgi") {
+            let model = self.target.info.as_ref().and_then(|info| info.pointer("/data/0/id")?.as_str());
+            return [Some(kind), model].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        }
         let field = |name: &str| self.target.info.as_ref()?.get(name)?.as_str().map(str::to_owned);
         let version = field("version").map(|version| format!("TGI {version}"));
         let parts: Vec<String> = [version, field("model_id")].into_iter().flatten().collect();

@@ -1,7 +1,8 @@
 //! Reads a run directory back, whatever happened to the run.
 
 use super::csv_format::{
-    LATER_REQUEST_COLUMNS, REQUEST_COLUMNS, Row, SAMPLE_COLUMNS, read_request, read_sample,
+    LATER_REQUEST_COLUMNS, LATER_SAMPLE_COLUMNS, REQUEST_COLUMNS, Row, SAMPLE_COLUMNS, read_request,
+    read_sample,
 };
 use super::{FORMAT, RecordError, RunInfo, RunState, VERSION};
 use crate::measurement::{Event, RequestOutcome, Sample, Series, StepIndex};
@@ -54,7 +55,8 @@ pub fn read(directory: &Path) -> Result<RecordedRun, RecordError> {
         read_request,
         &mut remarks,
     )?;
-    let series: Vec<&str> = Series::ALL.iter().map(|series| series.column()).collect();
+    let series = Series::ALL.iter().map(|series| series.column());
+    let series: Vec<&str> = series.chain(LATER_SAMPLE_COLUMNS).collect();
     let samples = read_csv(directory, "samples.csv", &SAMPLE_COLUMNS, &series, read_sample, &mut remarks)?;
     let events = read_events(directory, &mut remarks)?;
     let gaps = read_gaps(directory, &mut remarks)?;

@@ -35,6 +35,7 @@ fn add(all: &mut RecordedRun, run: RecordedRun) {
     all.requests.extend(run.requests.into_iter().map(|request| shift.request(&request)));
     all.samples.extend(run.samples.into_iter().map(|mut sample| {
         sample.time = sample.time + shift.time;
+        sample.arrived = sample.arrived + shift.time;
         sample
     }));
     all.gaps.extend(run.gaps.into_iter().map(|(step, gaps)| (step + shift.steps, gaps)));

@@ -28,7 +28,8 @@ struct Page<'a> {
     steps: Vec<StepRow>,
     slo_columns: Vec<String>,
     definitions: [(&'static str, &'static str); DEFINITIONS.len()],
-    manifests: &'a [(String, String)],
+    manifests: Vec<&'a (String, String)>,
+    simulation: Option<&'a str>,
     facts: &'a super::RunFacts,
     tolerance: String,
 }
@@ -104,10 +105,17 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         steps: by_load(&analysis.steps).into_iter().map(row).collect(),
         slo_columns: analysis.slos.iter().map(ToString::to_string).collect(),
         definitions: DEFINITIONS,
-        manifests: input.manifests,
+        manifests: input.manifests.iter().filter(|(name, _)| is_shown(name)).collect(),
+        simulation: input.simulation,
         facts: input.facts,
         tolerance: recommendation.map(|r| r.assumptions.tolerance.to_string()).unwrap_or_default(),
     }
+}
+
+/// Whether the page holds a manifest: the HPAs and what scrapes their metrics. Dashboards, an adapter's
+/// rules and setup steps are many times as long, and lie beside the page.
+fn is_shown(file: &str) -> bool {
+    file.starts_with("hpa-") || file.starts_with("podmonitoring-")
 }
 
 fn class(verdict: Verdict) -> &'static str {

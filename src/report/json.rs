@@ -1,6 +1,7 @@
 //! `recommendation.json`, which is also what `--json` prints. Versioned; types of its own.
 
 use super::{ReportInput, words};
+use crate::analyze::lag::Lag;
 use crate::analyze::server_model::Prediction;
 use crate::analyze::{Capacity, LatencySummary, Method, StepAnalysis, ValidityCheck, Verdict};
 use crate::recommend::{Advice, Assumptions, Gate, Target};
@@ -39,6 +40,9 @@ struct Document<'a> {
     rationale: &'a [String],
     warnings: &'a [String],
     validity: ValidityJson<'a>,
+    /// How late an HPA sees each metric, seconds, where its API was read beside the direct scrape.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lags: Option<&'a [Lag]>,
     steps: Vec<StepJson>,
 }
 
@@ -128,6 +132,7 @@ pub fn document(input: &ReportInput) -> serde_json::Value {
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         warnings: recommendation.map(|r| r.warnings.as_slice()).unwrap_or_default(),
         validity: ValidityJson { verdict: analysis.validity.verdict, checks: &analysis.validity.checks },
+        lags: Some(analysis.lags.as_slice()).filter(|lags| !lags.is_empty()),
         steps: analysis.steps.iter().map(step).collect(),
     };
     serde_json::to_value(document).unwrap_or_default()

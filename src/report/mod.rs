@@ -9,14 +9,17 @@ mod chart;
 mod definitions;
 mod html;
 mod json;
+pub mod lint;
 mod markdown;
 mod plots;
+mod replay;
 mod steps;
 mod terminal;
 mod words;
 
 pub use json::document;
 pub use plots::Plot;
+pub use replay::{Check, SIMULATION, Simulation, render_simulation, simulation_document, simulation_summary};
 pub use terminal::terminal_summary;
 
 use crate::analyze::Analysis;
@@ -33,6 +36,8 @@ pub struct ReportInput<'a> {
     pub facts: &'a RunFacts,
     /// The manifests by file name.
     pub manifests: &'a [(String, String)],
+    /// The section that `simulate` left: what comes of the targets under traffic.
+    pub simulation: Option<&'a str>,
 }
 
 /// What a run was, in words.

@@ -96,6 +96,7 @@ fn analysis() -> Analysis {
     let check =
         |name, verdict| ValidityCheck { name, verdict, detail: format!("{name}: figures | with a bar") };
     Analysis {
+        lags: Vec::new(),
         slos: vec![slo],
         replicas: Replicas(1),
         steps: vec![step(0, 2.0, 0.2, 4.0, 0.0), step(1, 6.0, 0.9, 14.0, 0.5), step(2, 10.0, 5.0, 30.0, 6.0)],
@@ -205,8 +206,11 @@ fn files(
     recommendation: Option<&Recommendation>,
     facts: &RunFacts,
 ) -> BTreeMap<String, String> {
-    let manifests = [("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned())];
-    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests };
+    let manifests = [
+        ("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned()),
+        ("dashboard.json".to_owned(), "{\"mosaicLayout\": {}}\n".to_owned()),
+    ];
+    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();
@@ -258,6 +262,7 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
     ] {
         assert!(html.contains(inside), "{inside}");
     }
+    assert!(!html.contains("mosaicLayout"), "a dashboard lies beside the page");
     assert_eq!(html.matches("<svg").count(), 8);
     assert!(html.starts_with("<!DOCTYPE html>"));
     for (name, svg) in files.iter().filter(|(name, _)| name.starts_with("plots/")) {

@@ -27,12 +27,24 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Port of /metrics, by name or number [default: 8000]
+    /// Port of /metrics: number, name, or NAME:NUMBER [default: 8000]
     #[arg(long = "metrics-port", value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_port: Option<String>,
+    /// Google Cloud project, for the setup steps and for KEDA
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Kubernetes version of the cluster: from 1.35 an HPA has its own tolerance
+    #[arg(long = "cluster-version", value_name = "VERSION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_version: Option<String>,
+    /// A Prometheus of your own, for KEDA and the dashboards [default: Google's Managed Service]
+    #[arg(long = "prometheus-address", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prometheus_address: Option<String>,
     /// GKE cluster, for the selectors of External metrics
-    #[arg(long = "cluster-name", value_name = "NAME")]
+    #[arg(long = "cluster-name", visible_alias = "cluster", value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_name: Option<String>,
     /// Region or zone of the cluster, for the selectors of External metrics
@@ -59,6 +71,9 @@ impl ClusterSettings {
             app: self.app.or(below.app),
             container: self.container.or(below.container),
             metrics_port: self.metrics_port.or(below.metrics_port),
+            project: self.project.or(below.project),
+            cluster_version: self.cluster_version.or(below.cluster_version),
+            prometheus_address: self.prometheus_address.or(below.prometheus_address),
             cluster_name: self.cluster_name.or(below.cluster_name),
             location: self.location.or(below.location),
             min_replicas: self.min_replicas.or(below.min_replicas),

@@ -51,7 +51,7 @@ impl ScenarioError {
 /// file that does not say its version.
 pub fn read_settings(path: &Path, text: &str) -> Result<Settings, ScenarioError> {
     // The reader shows the lines around an error, which must not be a secret's.
-    let may_hold_secret = text.contains("bearer-token") || text.contains("header");
+    let may_hold_secret = ["-token", "header", "google-credentials"].iter().any(|field| text.contains(field));
     let parse_error = |reason: String| {
         let reason = if may_hold_secret { first_line(&reason) } else { reason };
         let hint = unknown_field_hint(&reason).map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
@@ -116,6 +116,7 @@ mod tests {
             "version: 1\nbearer-token: hf_verysecret\n",
             "version: 1\nheader: [\"X-Key: verysecret\"]\n",
             "version: 1\nbearer-token: hf_verysecret\nseed: -3\n",
+            "version: 1\nsources: {prometheus-token: verysecret}\n",
         ] {
             let message = read(text).unwrap_err().to_string();
             assert!(!message.contains("verysecret") && message.contains("x.yaml"), "{message}");

@@ -10,6 +10,7 @@ mod ramp;
 mod secret;
 mod settings;
 mod sizes;
+mod sources;
 
 pub use cluster::ClusterSettings;
 pub use file::{ScenarioError, read_settings};
@@ -17,3 +18,4 @@ pub use ramp::RampSpec;
 pub use secret::{HeaderSpec, SecretSource};
 pub use settings::{Api, Arrivals, Scenario, Settings};
 pub use sizes::SizeSpec;
+pub use sources::SourceSettings;

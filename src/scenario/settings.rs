@@ -1,6 +1,6 @@
 //! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
 
-use super::{ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec};
+use super::{ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings};
 use crate::units::{Seconds, Slo, SloMetric};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
@@ -41,12 +41,20 @@ macro_rules! settings {
             #[command(flatten)]
             #[serde(default)]
             pub cluster: ClusterSettings,
+            /// Metrics by way of others.
+            #[command(flatten)]
+            #[serde(default, skip_serializing_if = "SourceSettings::is_default")]
+            pub sources: SourceSettings,
         }
 
         impl Settings {
             /// These settings, and `below` where they say nothing.
             pub fn over(self, below: Settings) -> Settings {
-                Settings { $($field: self.$field.or(below.$field),)+ cluster: self.cluster.over(below.cluster) }
+                Settings {
+                    $($field: self.$field.or(below.$field),)+
+                    cluster: self.cluster.over(below.cluster),
+                    sources: self.sources.over(below.sources),
+                }
             }
         }
     };
@@ -68,10 +76,16 @@ settings! {
     /// Address of the server; without it, the embedded simulated server
     #[arg(long, value_name = "URL", help_heading = "Target")]
     target: String,
+    /// Kind of the server: tgi, vllm, sglang, llamacpp, triton-trtllm, trtllm-serve, jetstream, a profile's YAML file, or auto [default: auto]
+    #[arg(long, value_name = "KIND", help_heading = "Target")]
+    server: String,
+    /// Model that requests to an OpenAI API name [default: the first that the server lists]
+    #[arg(long, value_name = "NAME", help_heading = "Target")]
+    model: String,
     /// What the embedded simulated server imitates, see `calibrate sim --list` [default: demo]
     #[arg(long, value_name = "PRESET", conflicts_with = "target", help_heading = "Target")]
     preset: String,
-    /// API that the requests use [default: generate]
+    /// API that the requests use [default: by the kind of server, generate for TGI and chat for others]
     #[arg(long, value_enum, help_heading = "Load")]
     api: Api,
     /// Whether answers are streamed; without, only end-to-end latency is known [default: true]
@@ -191,8 +205,12 @@ pub struct Scenario {
     pub target: Option<String>,
     /// What the embedded server imitates.
     pub preset: String,
-    /// The API used.
-    pub api: Api,
+    /// Kind of the server: a built-in profile, a file, or `auto`.
+    pub server: String,
+    /// Model that requests to an OpenAI API name.
+    pub model: Option<String>,
+    /// The API used; `None`: the first of the server's profile.
+    pub api: Option<Api>,
     /// Whether answers are streamed.
     pub stream: bool,
     /// Prompt sizes, where no dataset is given.
@@ -251,6 +269,8 @@ pub struct Scenario {
     pub out: Option<PathBuf>,
     /// Names for the manifests.
     pub cluster: ClusterSettings,
+    /// Metrics by way of others.
+    pub sources: SourceSettings,
     /// The settings that made it, complete with defaults: the effective scenario.
     pub settings: Settings,
 }
@@ -263,7 +283,7 @@ impl Settings {
             name: Some("run".to_owned()),
             ramp: Some(RampSpec::Adaptive),
             preset: Some("demo".to_owned()),
-            api: Some(Api::Generate),
+            server: Some("auto".to_owned()),
             input_tokens: Some(SizeSpec::Lognormal { mean: 256.0, sd: 180.0 }),
             output_tokens: Some(SizeSpec::Lognormal { mean: 128.0, sd: 96.0 }),
             stream: Some(true),
@@ -308,7 +328,9 @@ impl Settings {
             slos: all.slo.unwrap_or_default(),
             target: all.target,
             preset: all.preset.ok_or_else(|| missing("preset"))?,
-            api: all.api.unwrap_or_default(),
+            server: all.server.ok_or_else(|| missing("server"))?,
+            model: all.model,
+            api: all.api,
             stream: all.stream.ok_or_else(|| missing("stream"))?,
             input_tokens: all.input_tokens.ok_or_else(|| missing("input-tokens"))?,
             output_tokens: all.output_tokens.ok_or_else(|| missing("output-tokens"))?,
@@ -338,6 +360,7 @@ impl Settings {
             production_replicas: all.production_replicas.unwrap_or(replicas),
             out: all.out,
             cluster: all.cluster,
+            sources: all.sources,
             settings,
         })
     }
@@ -432,7 +455,12 @@ impl Settings {
                 "write it in full, like http://localhost:8080",
             );
         }
+        if let Some((field, _)) = self.sources.addresses().find(|(_, url)| !is_http(url)) {
+            let remedy = "write it in full, like http://prometheus:9090";
+            return fail(field, "is not an http:// or https:// address", remedy);
+        }
         let urls = self.metrics_url.iter().flatten().chain(self.gpu_metrics_url.iter().flatten());
+        let urls = urls.chain(self.sources.addresses().map(|(_, url)| url));
         if urls.clone().chain(&self.target).any(|url| has_secret_in_query(url)) {
             return fail(
                 "target",
@@ -484,6 +512,7 @@ impl Settings {
             );
         }
         self.check_addresses()?;
+        self.sources.check()?;
         if self.timeout.is_some_and(|t| t.0 < 0.1) {
             return fail("timeout", "is below 100ms", "the wait for a first token can take seconds: use 60s");
         }

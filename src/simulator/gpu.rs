@@ -28,7 +28,8 @@ impl Activity {
         let current = since.map(|start| (start.0, now.0));
         let spans = self.busy.iter().copied().chain(current);
         let overlap: f64 = spans.map(|(start, end)| (end.min(now.0) - start.max(from)).max(0.0)).sum();
-        (overlap / PERIOD).clamp(0.0, 1.0)
+        // The sum of nothing is -0.
+        (overlap / PERIOD).clamp(0.0, 1.0) + 0.0
     }
 }
 
@@ -66,6 +67,7 @@ mod tests {
         activity.record(Seconds(9.6), Seconds(0.2));
         assert!((activity.share(Seconds(10.0), None) - 0.5).abs() < 1e-9);
         assert!((activity.share(Seconds(10.0), Some(Seconds(9.9))) - 0.6).abs() < 1e-9);
-        assert_eq!(activity.share(Seconds(20.0), None), 0.0);
+        assert_eq!(activity.share(Seconds(20.0), None).to_bits(), 0.0_f64.to_bits());
+        assert_eq!(Activity::default().share(Seconds(20.0), None).to_bits(), 0.0_f64.to_bits());
     }
 }

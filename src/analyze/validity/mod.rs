@@ -2,10 +2,11 @@
 //!
 //! [`client`]: was the client on time, and not its own bottleneck? [`sources`]: were the metrics there,
 //! fresh, and of the servers that the load went to? [`counts`]: do independent counts of the same
-//! requests agree? Here: do the steps tell one story?
+//! requests agree? [`others`]: what do the sources besides the direct scrape say? Here: do the steps tell one story?
 
 mod client;
 mod counts;
+mod others;
 mod sources;
 
 use super::{Measured, Steadiness, StepAnalysis, Validity, ValidityCheck, Verdict};
@@ -23,7 +24,7 @@ const LENGTHS_SIGMAS: f64 = 4.0;
 
 /// All checks and the worst of their verdicts.
 pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> Validity {
-    let checks = vec![
+    let mut checks = vec![
         client::schedule_delay(steps, slos),
         client::worker_pool(measured, steps),
         client::sending_rate(measured, steps),
@@ -46,6 +47,7 @@ pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -
         order_of_steps(steps),
         steady_states(steps),
     ];
+    checks.extend(others::all(measured, steps));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Valid);
     Validity { verdict, checks }
 }

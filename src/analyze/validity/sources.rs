@@ -1,6 +1,6 @@
 //! Were the metrics there, fresh, and of one and the same server?
 
-use super::super::gauges::tracks;
+use super::super::gauges::{of_server, tracks};
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, worse};
 use crate::measurement::{Event, Sample, Series, Source};
@@ -24,9 +24,11 @@ const SEVERAL_FALLS: usize = 3;
 const STALE_INVALID: f64 = 0.5;
 
 pub(super) fn scrapes(measured: &Measured) -> ValidityCheck {
-    let of_server = |source: &Source| *source == Source::Server;
+    let by = of_server(measured.samples);
+    let of_server = |source: &Source| *source == by;
     let good = measured.samples.iter().filter(|s| of_server(&s.source) && !s.is_empty()).count();
-    let batch_seen = measured.samples.iter().any(|s| s.get(Series::BatchSize).is_some());
+    let shows = |s: &Sample| s.get(Series::BatchSize).is_some() || s.get(Series::QueueSize).is_some();
+    let gauges_seen = measured.samples.iter().any(shows);
     let failed = measured
         .events
         .iter()
@@ -37,13 +39,13 @@ pub(super) fn scrapes(measured: &Measured) -> ValidityCheck {
         measured.samples.iter().filter(|s| of_server(&s.source)).map(|s| s.replica).collect();
     let unseen = measured.replicas.0.saturating_sub(scraped.len() as u32);
     let verdict = match failed {
-        _ if good == 0 || !batch_seen || share > FAILED_INVALID => Verdict::Invalid,
+        _ if good == 0 || !gauges_seen || share > FAILED_INVALID => Verdict::Invalid,
         0 if unseen == 0 => Verdict::Valid,
         _ => Verdict::Remark,
     };
-    let detail = match (good, batch_seen) {
+    let detail = match (good, gauges_seen) {
         (0, _) => format!("none of {failed} scrapes of the server's metrics gave any"),
-        (_, false) => format!("{good} scrapes, but none shows tgi_batch_current_size"),
+        (_, false) => format!("{good} scrapes, but none shows a queue or a batch size"),
         _ if unseen > 0 => format!(
             "{good} good, {failed} failed; {unseen} of {} are not scraped and taken to be like the others",
             measured.replicas

@@ -199,11 +199,13 @@ fn info() -> RunInfo {
         TargetFacts {
             url: String::new(),
             simulated: true,
+            kind: None,
             info: None,
             single_latency: None,
             replicas: 1,
             metrics_urls: Vec::new(),
             gpu_metrics_urls: Vec::new(),
+            sources: Vec::new(),
         },
         HostFacts { os: String::new(), arch: String::new(), cpus: 0 },
     )

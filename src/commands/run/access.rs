@@ -8,41 +8,55 @@ use anyhow::{Context, anyhow};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 /// The HTTP clients of a run.
-pub(super) struct Access {
+pub(in crate::commands) struct Access {
     /// For load.
     pub load: reqwest::Client,
     /// For metrics of the target's own origin: with its token and headers.
     pub own_metrics: reqwest::Client,
     /// For metrics from elsewhere: without, since a secret is for the target alone.
     pub other_metrics: reqwest::Client,
+    certificates: Vec<reqwest::Certificate>,
 }
 
 impl Access {
     /// Reads certificates and secrets and makes the clients.
-    pub(super) fn prepare(scenario: &Scenario) -> Result<Access, Failure> {
+    pub(in crate::commands) fn prepare(scenario: &Scenario) -> Result<Access, Failure> {
         let certificates = certificates(scenario)?;
         let headers = headers(scenario)?;
-        let with = |builder: reqwest::ClientBuilder, headers: HeaderMap| {
-            let builder =
-                certificates.iter().cloned().fold(builder, reqwest::ClientBuilder::add_root_certificate);
-            builder
-                .default_headers(headers)
-                .build()
-                .context("cannot make an HTTP client")
-                .or_exit(Exit::Failed)
-        };
         Ok(Access {
-            load: with(drive::client_builder(), headers.clone())?,
-            own_metrics: with(observe::client_builder(), headers)?,
-            other_metrics: with(observe::client_builder(), HeaderMap::new())?,
+            load: client(drive::client_builder(), &certificates, headers.clone())?,
+            own_metrics: client(observe::client_builder(), &certificates, headers)?,
+            other_metrics: client(observe::client_builder(), &certificates, HeaderMap::new())?,
+            certificates,
         })
     }
 
+    /// A client for metrics from elsewhere, with a bearer token of their own.
+    pub(in crate::commands) fn with_token(
+        &self,
+        place: &SecretSource,
+        flag: &'static str,
+    ) -> Result<reqwest::Client, Failure> {
+        let token = read(place).context(flag).or_exit(Exit::Usage)?;
+        let token = value(&format!("Bearer {token}"), place).or_exit(Exit::Usage)?;
+        client(observe::client_builder(), &self.certificates, [(AUTHORIZATION, token)].into_iter().collect())
+    }
+
     /// The client for metrics at `url`, where load goes to `target`.
-    pub(super) fn metrics(&self, url: &str, target: &reqwest::Url) -> reqwest::Client {
+    pub(in crate::commands) fn metrics(&self, url: &str, target: &reqwest::Url) -> reqwest::Client {
         let own = reqwest::Url::parse(url).is_ok_and(|url| url.origin() == target.origin());
         if own { self.own_metrics.clone() } else { self.other_metrics.clone() }
     }
+}
+
+fn client(
+    builder: reqwest::ClientBuilder,
+    certificates: &[reqwest::Certificate],
+    headers: HeaderMap,
+) -> Result<reqwest::Client, Failure> {
+    let builder = certificates.iter().cloned().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+    let client = builder.default_headers(headers).build();
+    client.context("cannot make an HTTP client").or_exit(Exit::Failed)
 }
 
 fn certificates(scenario: &Scenario) -> Result<Vec<reqwest::Certificate>, Failure> {

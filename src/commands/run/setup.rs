@@ -9,14 +9,16 @@ use crate::analyze::Known;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
 use crate::commands::derive;
+use crate::commands::server;
+use crate::commands::sources::{self, Sources};
 use crate::drive::{
     self, DriveError, Engine, EngineConfig, Probe, PromptMaker, StopLevel, Target, Wire, probe,
 };
 use crate::measurement::{Event, FailureKind, RunClock, Source};
-use crate::observe::{self, Observer, Scraped};
+use crate::observe::{self, Feed, Observer, Profile};
 use crate::plan::Schedule;
 use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
-use crate::scenario::{RampSpec, Scenario, Settings, read_settings};
+use crate::scenario::{Api, RampSpec, Scenario, Settings, read_settings};
 use crate::simulator;
 use crate::units::{Replicas, Seconds};
 use anyhow::{Context, anyhow};
@@ -81,18 +83,21 @@ impl Setup {
         }
         check_level(&scenario.ramp, max_in_flight)?;
         let (simulator, url) = start_server(scenario, console).await?;
-        let target = Target::new(&url, wire(scenario), access.load.clone()).or_exit(Exit::Usage)?;
-        safety::check(&target.url(""), scenario.i_own_this_target).await?;
+        let (target, profile) = reach(scenario, &url, &access, simulator.is_some(), console).await?;
         let probe = look_at(&target, prompts, exact, &schedule, console).await?;
         let started = jiff::Timestamp::now();
         let clock = earlier.map_or_else(RunClock::start, |earlier| RunClock::resume(earlier.now(started)));
-        let scraped = scrape_targets(scenario, &target, &access, simulator.is_some());
-        check_metrics(&scraped, clock).await?;
+        let made = sources_of(scenario, &target, &access, &profile, simulator.is_some());
+        let (feeds, remarks) = sources::check(made.feeds().await?, scenario, clock).await?;
+        for remark in &remarks {
+            console.warn(remark);
+        }
         let (directory, recorder) = if let Some(earlier) = earlier {
             (earlier.directory.clone(), earlier.record_again()?)
         } else {
             let directory = directory(scenario, started);
-            let info = run_info(scenario, &probe, &url, simulator.is_some(), &scraped, started, &directory);
+            let facts = target_facts(scenario, &probe, &url, simulator.is_some(), &profile, &feeds);
+            let info = run_info(scenario, facts, started, &directory);
             let recorder = Recorder::create(&directory, info).or_exit(Exit::Usage)?;
             (directory, recorder)
         };
@@ -103,7 +108,7 @@ impl Setup {
         }
         let first_id = earlier.map_or(0, |earlier| earlier.next_id);
         let config = EngineConfig { target, prompts: probe.prompts, max_in_flight, first_id, clock, stop };
-        match start(config, &scraped, &live).await {
+        match start(config, feeds, &live).await {
             Ok((engine, observer)) => Ok(Setup {
                 directory,
                 clock,
@@ -139,13 +144,47 @@ fn check_level(ramp: &RampSpec, most: u32) -> Result<(), Failure> {
     }
 }
 
-fn wire(scenario: &Scenario) -> Wire {
-    Wire {
-        api: scenario.api,
-        stream: scenario.stream,
-        declared_output: scenario.max_new_tokens,
-        timeout: scenario.timeout,
+/// The server, and what kind it is.
+pub(in crate::commands) async fn reach(
+    scenario: &Scenario,
+    url: &str,
+    access: &Access,
+    simulated: bool,
+    console: Console,
+) -> Result<(Target, Arc<Profile>), Failure> {
+    let as_any = Target::new(url, wire(scenario, Api::Generate), access.load.clone()).or_exit(Exit::Usage)?;
+    safety::check(&as_any.url(""), scenario.i_own_this_target).await?;
+    let profile = server::profile(scenario, &as_any, access, simulated).await?;
+    let api = server::api(scenario, &profile)?;
+    let target = Target::new(url, wire(scenario, api), access.load.clone()).or_exit(Exit::Usage)?;
+    let target = server::spoken_to(target, scenario, &profile, api).await?;
+    if !simulated {
+        console.note(&format!("the server is read as {}: {}", profile.name, profile.description));
     }
+    Ok((target, Arc::new(profile)))
+}
+
+pub(in crate::commands) fn sources_of<'a>(
+    scenario: &'a Scenario,
+    target: &Target,
+    access: &'a Access,
+    profile: &Arc<Profile>,
+    simulated: bool,
+) -> Sources<'a> {
+    let own = target.url("");
+    let mut metrics = target.url(&profile.metrics_path);
+    if let Some(port) = profile.metrics_port
+        && metrics.set_port(Some(port)).is_ok()
+    {
+        metrics.set_path(&profile.metrics_path);
+    }
+    let own_gpu = simulated.then(|| target.url("gpu/metrics").to_string());
+    let profile = Arc::clone(profile);
+    Sources { scenario, profile, access, own, own_metrics: metrics.to_string(), own_gpu }
+}
+
+fn wire(scenario: &Scenario, api: Api) -> Wire {
+    Wire { api, stream: scenario.stream, declared_output: scenario.max_new_tokens, timeout: scenario.timeout }
 }
 
 /// Sends the first few requests, one by one.
@@ -171,6 +210,7 @@ async fn look_at(
 fn exit_of(error: &DriveError) -> Exit {
     match error {
         DriveError::NotTgi { .. }
+        | DriveError::NotOpenAi { .. }
         | DriveError::Address { .. }
         | DriveError::Tokenizer { .. }
         | DriveError::OtherTokenizer { .. }
@@ -182,17 +222,17 @@ fn exit_of(error: &DriveError) -> Exit {
 /// Starts the scrapers and the workers.
 async fn start(
     config: EngineConfig,
-    scraped: &[observe::Target],
+    feeds: Vec<Feed>,
     live: &Arc<Live>,
 ) -> Result<(Engine, Observer), Failure> {
     let sink: Arc<dyn observe::Sink> = Arc::clone(live) as Arc<dyn observe::Sink>;
-    let observer = Observer::start(scraped, config.clock, &sink);
+    let observer = Observer::start(feeds, config.clock, &sink);
     let engine =
         Engine::start(config, Arc::clone(live) as Arc<dyn drive::Sink>).await.or_exit(Exit::Failed)?;
     Ok((engine, observer))
 }
 
-async fn start_server(
+pub(in crate::commands) async fn start_server(
     scenario: &Scenario,
     console: Console,
 ) -> Result<(Option<simulator::Running>, String), Failure> {
@@ -208,51 +248,6 @@ async fn start_server(
     Ok((Some(running), url))
 }
 
-fn scrape_targets(
-    scenario: &Scenario,
-    target: &Target,
-    access: &Access,
-    simulated: bool,
-) -> Vec<observe::Target> {
-    let or_own = |given: &[String], path: &str, own: bool| match given {
-        [] if own => vec![target.url(path).to_string()],
-        given => given.to_vec(),
-    };
-    let own = target.url("");
-    let number = |urls: Vec<String>, source: Source| {
-        urls.into_iter()
-            .zip(0..)
-            .map(|(url, replica)| {
-                let client = access.metrics(&url, &own);
-                observe::Target { url, client, source, replica }
-            })
-            .collect::<Vec<_>>()
-    };
-    let server = or_own(&scenario.metrics_urls, "metrics", true);
-    let gpu = or_own(&scenario.gpu_metrics_urls, "gpu/metrics", simulated);
-    [number(server, Source::Server), number(gpu, Source::Gpu)].concat()
-}
-
-/// Scrapes every source once. The probe's requests have gone before, so a TGI shows its metrics.
-async fn check_metrics(targets: &[observe::Target], clock: RunClock) -> Result<(), Failure> {
-    for target in targets {
-        let problem = match observe::scrape(target, clock).await {
-            Scraped::Failed(reason) => reason,
-            Scraped::Sample(sample) if sample.is_empty() && target.source == Source::Gpu => {
-                "there is no DCGM metric in it".to_owned()
-            }
-            Scraped::Sample(_) => continue,
-        };
-        let flag = match target.source {
-            Source::Server => "--metrics-url",
-            Source::Gpu => "--gpu-metrics-url",
-        };
-        return Err(anyhow!("cannot scrape {}: {problem}; name the right address with {flag}", target.url))
-            .or_exit(Exit::Failed);
-    }
-    Ok(())
-}
-
 fn directory(scenario: &Scenario, started: jiff::Timestamp) -> PathBuf {
     scenario.out.clone().unwrap_or_else(|| {
         let name = format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), scenario.name);
@@ -260,34 +255,48 @@ fn directory(scenario: &Scenario, started: jiff::Timestamp) -> PathBuf {
     })
 }
 
-fn run_info(
+fn target_facts(
     scenario: &Scenario,
     probe: &Probe,
     url: &str,
     simulated: bool,
-    scraped: &[observe::Target],
-    started: jiff::Timestamp,
-    directory: &Path,
-) -> RunInfo {
+    profile: &Profile,
+    feeds: &[Feed],
+) -> TargetFacts {
+    let of = |wanted: Source| {
+        feeds
+            .iter()
+            .filter_map(|feed| match feed {
+                Feed::Scrape(scrape) if scrape.source() == wanted => Some(scrape.url().to_owned()),
+                _ => None,
+            })
+            .collect()
+    };
+    let others = feeds.iter().filter(|feed| !matches!(feed, Feed::Scrape(_)));
+    TargetFacts {
+        url: url.to_owned(),
+        simulated,
+        kind: Some(profile.name.clone()),
+        info: Some(probe.info.clone()),
+        single_latency: Some(probe.single_latency),
+        replicas: scenario.replicas,
+        metrics_urls: of(Source::Server),
+        gpu_metrics_urls: of(Source::Gpu),
+        sources: others.map(Feed::what).collect(),
+    }
+}
+
+fn run_info(scenario: &Scenario, target: TargetFacts, started: jiff::Timestamp, directory: &Path) -> RunInfo {
     let run_id = directory
         .file_name()
         .map_or_else(|| scenario.name.clone(), |name| name.to_string_lossy().into_owned());
-    let of = |source| scraped.iter().filter(move |t| t.source == source).map(|t| t.url.clone()).collect();
     RunInfo::new(
         run_id,
         scenario.name.clone(),
         started.to_string(),
         effective(&scenario.settings),
         std::env::args().collect(),
-        TargetFacts {
-            url: url.to_owned(),
-            simulated,
-            info: Some(probe.info.clone()),
-            single_latency: Some(probe.single_latency),
-            replicas: scenario.replicas,
-            metrics_urls: of(Source::Server),
-            gpu_metrics_urls: of(Source::Gpu),
-        },
+        target,
         HostFacts {
             os: std::env::consts::OS.to_owned(),
             arch: std::env::consts::ARCH.to_owned(),

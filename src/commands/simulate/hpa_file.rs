@@ -1,0 +1,121 @@
+//! An HPA manifest as a candidate.
+
+use crate::commands::hpa::manifest::read_hpa;
+use crate::commands::input::shown;
+use crate::hpa::{BadMetric, HpaSpec, Settings, Source};
+use crate::replay::{Autoscaler, Candidate, ScaledMetric};
+use crate::units::{Seconds, Signal};
+use anyhow::{Context, anyhow, bail};
+use std::path::Path;
+
+/// The controller's flag --horizontal-pod-autoscaler-downscale-stabilization.
+const DOWN_WINDOW: Seconds = Seconds(300.0);
+
+/// Parts of metric names, and what they measure.
+const NAMES: [(&str, Signal); 11] = [
+    ("queue_size", Signal::Queue),
+    ("num_requests_waiting", Signal::Queue),
+    ("num_queue_reqs", Signal::Queue),
+    ("requests_deferred", Signal::Queue),
+    ("backlog_size", Signal::Queue),
+    ("batch_current_size", Signal::Batch),
+    ("num_requests_running", Signal::Batch),
+    ("num_running_reqs", Signal::Batch),
+    ("requests_processing", Signal::Batch),
+    ("duty_cycle", Signal::DutyCycle),
+    ("gpu_util", Signal::Dcgm),
+];
+
+/// The only HPA in a file. Documents of other kinds are passed over with a remark.
+pub(super) fn read(path: &Path, tolerance: f64, remark: impl FnMut(String)) -> anyhow::Result<Candidate> {
+    let file = read_hpa(path, None, "give each a file of its own, since they are played one by one")?;
+    file.remarks.into_iter().for_each(remark);
+    let scaler = scaler(&file.spec, tolerance).with_context(|| shown(path))?;
+    let name = if file.name.is_empty() { "HPA".to_owned() } else { file.name };
+    Ok(Candidate { name, origin: shown(path), scaler })
+}
+
+fn scaler(spec: &HpaSpec, tolerance: f64) -> anyhow::Result<Autoscaler> {
+    let (min, max) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
+    if min < 1 || max < min || max > 1000 {
+        bail!("minReplicas {min} and maxReplicas {max}: 1 <= min <= max <= 1000 is needed to play it");
+    }
+    let metric = |metric: &crate::hpa::MetricSpec| -> anyhow::Result<ScaledMetric> {
+        let (source, name, target) = metric.resolve().map_err(|error: BadMetric| anyhow!(error))?;
+        let lower = name.to_lowercase();
+        let signal = NAMES.iter().find(|(part, _)| lower.contains(part)).map(|(_, signal)| *signal);
+        let signal = signal.ok_or_else(|| {
+            let known: Vec<&str> = NAMES.iter().map(|(part, _)| *part).collect();
+            anyhow!("the metric {name} is none that is replayed; known are names with {}", known.join(", "))
+        })?;
+        if source == Source::Object {
+            bail!(
+                "{name} is an Object metric, which a replay of replicas does not show; use Pods or External"
+            );
+        }
+        Ok(ScaledMetric { signal, source, target })
+    };
+    Ok(Autoscaler {
+        metrics: spec.metrics.iter().map(metric).collect::<Result<_, _>>()?,
+        settings: Settings::of(spec, DOWN_WINDOW),
+        tolerances: spec.tolerances(tolerance),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hpa::Target;
+    use crate::units::Milli;
+    use std::io::Write;
+
+    const HPA: &str = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: gemma-server}\nspec:\n  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: gemma}\n  minReplicas: 1\n  maxReplicas: 5\n  metrics:\n  - type: Pods\n    pods:\n      metric: {name: prometheus.googleapis.com|tgi_queue_size|gauge}\n      target: {type: AverageValue, averageValue: 4500m}\n";
+
+    fn from(text: &str) -> (anyhow::Result<Candidate>, Vec<String>) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let mut remarks = Vec::new();
+        let found = read(file.path(), 0.1, |remark| remarks.push(remark));
+        (found, remarks)
+    }
+
+    #[test]
+    fn the_one_hpa_of_a_file_is_played_and_other_kinds_are_passed_over() {
+        let (found, remarks) = from(&format!("kind: Service\n---\n{HPA}"));
+        let found = found.unwrap();
+        assert_eq!(found.name, "gemma-server");
+        let expected = ScaledMetric {
+            signal: Signal::Queue,
+            source: Source::Pods,
+            target: Target::AverageValue(Milli(4500)),
+        };
+        assert_eq!(found.scaler.metrics, [expected]);
+        assert!(found.scaler.settings.behavior.is_none());
+        assert!(remarks.len() == 1 && remarks[0].contains(":1: Service skipped"), "{remarks:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_played_is_refused_with_the_reason() {
+        for (text, says) in [
+            (HPA.replace("autoscaling/v2", "autoscaling/v2beta2"), "is gone since Kubernetes 1.26"),
+            (HPA.replace("autoscaling/v2", "autoscaling/v1"), "write it as autoscaling/v2"),
+            ("kind: Service\n".to_owned(), "holds no HorizontalPodAutoscaler, but Service"),
+            (
+                format!("{HPA}---\n{HPA}"),
+                "several HPAs (gemma-server, gemma-server); give each a file of its own",
+            ),
+            (HPA.replace("tgi_queue_size", "something"), "none that is replayed"),
+            (HPA.replace("4500m", "0"), "is not above 0"),
+            (HPA.replace("4500m", "-1"), "is not above 0"),
+            (HPA.replace("4500m", "$HPA_AVERAGEVALUE_TARGET"), "is still to be replaced"),
+            (HPA.replace("Pods", "Resource"), "Resource"),
+            (HPA.replace("maxReplicas: 5", "maxReplicas: 0"), "maxReplicas"),
+            (HPA.replace("maxReplicas: 5", "maxReplicas: 2000"), "1 <= min <= max <= 1000"),
+            (HPA.replace("  maxReplicas: 5\n", ""), "maxReplicas"),
+            ("a: [".to_owned(), "not YAML"),
+        ] {
+            let error = format!("{:#}", from(&text).0.unwrap_err());
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
+}

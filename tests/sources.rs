@@ -1,0 +1,1012 @@
+//! Where metrics come from: servers of other kinds, Prometheus, Google's APIs, the metrics APIs of
+//! Kubernetes, all as loopback servers in their documented shapes; and a real Prometheus where there is
+//! one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+#[path = "sources/doubles.rs"]
+mod doubles;
+
+use calibrate::measurement::{RunClock, Sample, Series, Source};
+use calibrate::observe::{
+    ApiMetric, CloudMonitoring, Feed, GoogleAccess, GoogleCredentials, MetricsApi, Problem, ProblemKind,
+    Profile, Prometheus, Query, ReplicaNames, TimeSeries, client_builder, exposition,
+};
+use calibrate::record::{RecordedRun, read};
+use doubles::{Double, Reply, runtime};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn calibrate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+    command.args(arguments);
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn samples(run: &RecordedRun, source: Source) -> Vec<&Sample> {
+    run.samples.iter().filter(|sample| sample.source == source).collect()
+}
+
+// ---- Servers of other kinds ----
+
+#[test]
+fn a_vllm_server_is_recognized_and_gets_load_in_its_own_way() {
+    let server = doubles::vllm();
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("run");
+    let output =
+        calibrate(&["run", "--ramp=rate:6x3s", "--slo", "ttft:p95:2s", "--output-tokens", "fixed:5"])
+            .args(["--target", &server.url, "--out", out.to_str().unwrap()])
+            .output()
+            .unwrap();
+    assert_eq!(output.status.code(), Some(4), "never reached the limit: {}", said(&output));
+    let run = read(&out).unwrap();
+    assert_eq!(run.info.target.kind.as_deref(), Some("vllm"));
+    assert_eq!(run.info.server(), "vllm, org/model");
+    assert!(run.requests.len() > 5 && run.requests.iter().all(|request| request.error.is_none()));
+    assert!(run.requests.iter().all(|request| request.output_tokens == Some(5)), "by the server's count");
+    let scraped = samples(&run, Source::Server);
+    assert!(scraped.len() >= 2);
+    let last = scraped.last().unwrap();
+    let values = [Series::QueueSize, Series::BatchSize, Series::KvUsage].map(|series| last.get(series));
+    assert_eq!(values, [Some(3.0), Some(5.0), Some(0.5)], "summed and averaged over two engines");
+    let asked = server.asked();
+    let bodies: Vec<Value> = asked.iter().filter_map(|(_, body)| serde_json::from_str(body).ok()).collect();
+    assert!(bodies.len() > 5);
+    for body in bodies {
+        assert_eq!((body["model"].as_str(), body["ignore_eos"].as_bool()), (Some("org/model"), Some(true)));
+        assert_eq!(body["stream_options"]["include_usage"], true);
+    }
+}
+
+#[test]
+fn the_scenario_of_vllm_asks_for_what_vllm_has() {
+    let text = include_str!("../scenarios/vllm.yaml");
+    let settings = calibrate::scenario::read_settings(Path::new("vllm.yaml"), text).unwrap();
+    let scenario = settings.resolve().unwrap();
+    let profile = Profile::built_in(&scenario.server).unwrap();
+    assert!(scenario.api.is_some() && profile.apis.contains(&"chat".to_owned()));
+}
+
+#[test]
+fn a_profile_of_ones_own_is_read_and_a_wrong_one_is_refused_before_any_load() {
+    let server = doubles::vllm();
+    let directory = TempDir::new().unwrap();
+    let profile = directory.path().join("mine.yaml");
+    let text = "version: 1\nname: mine\ndescription: my own\napis: [completions]\nrecognized-by: []\nseries:\n  \
+                queue_size: [{metric: 'vllm:num_requests_waiting', over: max, scale: 10}]\n";
+    fs::write(&profile, text).unwrap();
+    let run_with = |profile: &str, more: &[&str]| {
+        calibrate(&["run", "--ramp=rate:4x2s", "--slo", "ttft:p95:2s", "--target", &server.url])
+            .args(["--server", profile, "--out", directory.path().join("run").to_str().unwrap()])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let output = run_with(profile.to_str().unwrap(), &[]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    let run = read(&directory.path().join("run")).unwrap();
+    assert_eq!(samples(&run, Source::Server)[0].get(Series::QueueSize), Some(20.0));
+    let before = server.asked().len();
+    for (text, more, expected) in [
+        (text.replace("over:", "ovr:"), vec![], "ovr"),
+        (text.replace("queue_size", "queue_sze"), vec![], "did you mean queue_size?"),
+        (text.to_owned(), vec!["--api", "generate"], "mine answers to completions"),
+    ] {
+        fs::write(&profile, text).unwrap();
+        let output = run_with(profile.to_str().unwrap(), &more);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(expected), "{expected}: {}", said(&output));
+    }
+    for (name, expected) in [("vlm", "did you mean vllm?"), ("/no/such.yaml", "/no/such.yaml")] {
+        let output = run_with(name, &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(expected), "{}", said(&output));
+    }
+    assert_eq!(server.asked().len(), before, "no request was sent");
+}
+
+// ---- Prometheus ----
+
+fn query(promql: &str, needed: bool) -> Query {
+    let times = (!needed).then(|| "max by (pod) (timestamp(m))".to_owned());
+    Query {
+        series: Series::QueueSize,
+        promql: promql.to_owned(),
+        times,
+        metric: Some("m".to_owned()),
+        needed,
+    }
+}
+
+fn prometheus(double: &Double, queries: Vec<Query>, replicas: u32) -> Feed {
+    let client = client_builder().build().unwrap();
+    let names = ReplicaNames::default();
+    Feed::Prometheus(Box::new(Prometheus::new(&double.url, client, None, queries, names, replicas)))
+}
+
+fn check(feed: &mut Feed) -> Result<Vec<Sample>, Problem> {
+    runtime().block_on(feed.check(RunClock::start()))
+}
+
+/// A Prometheus whose clock is right unless `offset` says otherwise.
+fn prometheus_that(offset: f64, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Double {
+    Double::serve(move |path, _, _| {
+        if path.contains("query=time%28%29") {
+            let now = RunClock::wall() + offset;
+            return Reply::json(
+                &json!({"status": "success", "data": {"resultType": "scalar", "result": [now, now.to_string()]}}),
+            );
+        }
+        answer(path)
+    })
+}
+
+fn vector(result: &Value) -> Reply {
+    Reply::json(&json!({"status": "success", "data": {"resultType": "vector", "result": result}}))
+}
+
+/// The clock's offset, the answer, and what is said of it.
+type PrometheusCase = (f64, Box<dyn Fn(&str) -> Reply + Send + Sync>, ProblemKind, &'static str);
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
+fn what_is_wrong_with_a_prometheus_is_said_in_its_own_words() {
+    let one = || vector(&json!([{"metric": {"pod": "a"}, "value": [1.0, "4"]}]));
+    let cases: Vec<PrometheusCase> = vec![
+        (0.0, Box::new(|_| Reply::status(401, "who are you")), ProblemKind::Unauthorized, "who are you"),
+        (0.0, Box::new(|_| Reply::status(403, "no")), ProblemKind::Forbidden, "HTTP 403"),
+        (0.0, Box::new(|_| Reply::status(503, "down")), ProblemKind::Failing, "down"),
+        (
+            0.0,
+            Box::new(|_| Reply::status(429, "slow down").header("retry-after", "7")),
+            ProblemKind::Throttled,
+            "slow down",
+        ),
+        (
+            0.0,
+            Box::new(|_| Reply {
+                status: 400,
+                ..Reply::json(
+                    &json!({"status": "error", "errorType": "bad_data", "error": "1:9: parse error: unclosed left parenthesis"}),
+                )
+            }),
+            ProblemKind::Refused,
+            "parse error: unclosed left parenthesis",
+        ),
+        (0.0, Box::new(|_| Reply::status(200, "<html>")), ProblemKind::Malformed, "<html>"),
+        (
+            30.0,
+            Box::new(move |_| one()),
+            ProblemKind::ClocksApart,
+            "from this machine's, so its samples cannot be laid beside others",
+        ),
+        (
+            0.0,
+            Box::new(|path| {
+                if path.contains("/series") {
+                    Reply::json(
+                        &json!({"status": "success", "data": [{"__name__": "m", "namespace": "other"}]}),
+                    )
+                } else {
+                    vector(&json!([]))
+                }
+            }),
+            ProblemKind::Missing,
+            "of m it has 1 series, like {__name__=\"m\",namespace=\"other\"}",
+        ),
+        (
+            0.0,
+            Box::new(|path| {
+                if path.contains("/series") {
+                    Reply::json(&json!({"status": "success", "data": []}))
+                } else {
+                    vector(&json!([]))
+                }
+            }),
+            ProblemKind::Missing,
+            "it has no series of m at all",
+        ),
+        (
+            0.0,
+            Box::new(|_| {
+                vector(&json!([
+                    {"metric": {"pod": "a", "job": "x"}, "value": [1.0, "4"]},
+                    {"metric": {"pod": "a", "job": "y"}, "value": [1.0, "4"]},
+                ]))
+            }),
+            ProblemKind::Ambiguous,
+            "several series where one per replica is expected: {job=\"x\",pod=\"a\"}",
+        ),
+        (
+            0.0,
+            Box::new(|_| {
+                vector(&json!([
+                    {"metric": {"pod": "a"}, "value": [1.0, "4"]}, {"metric": {"pod": "b"}, "value": [1.0, "4"]},
+                ]))
+            }),
+            ProblemKind::Ambiguous,
+            "it shows 2 replicas where 1 are expected",
+        ),
+    ];
+    for (offset, answer, kind, expected) in cases {
+        let double = prometheus_that(offset, answer);
+        let problem = check(&mut prometheus(&double, vec![query("sum(m", true)], 1)).unwrap_err();
+        assert_eq!(problem.kind, kind, "{problem}");
+        assert!(problem.reason.contains(expected), "{expected}: {problem}");
+        let waits = (kind == ProblemKind::Throttled).then(|| Duration::from_secs(7));
+        assert_eq!(problem.retry_after, waits);
+    }
+    let gone = prometheus_that(0.0, |_| vector(&json!([])));
+    let url = gone.url.clone();
+    drop(gone);
+    let client = client_builder().build().unwrap();
+    let feed = Prometheus::new(&url, client, None, vec![], ReplicaNames::default(), 1);
+    let problem = check(&mut Feed::Prometheus(Box::new(feed))).unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::Unreachable, "{problem}");
+}
+
+/// A Prometheus that scraped at even seconds only, so that every evaluation repeats the last scrape.
+fn scraping_every_other_second(shown: fn(f64) -> f64) -> Double {
+    prometheus_that(0.0, move |path| {
+        let number = |name: &str| -> Option<f64> {
+            path.split(&format!("{name}=")).nth(1)?.split('&').next()?.parse().ok()
+        };
+        let value = |time: f64| {
+            let scraped = (time / 2.0).floor() * 2.0;
+            json!([time, (if path.contains("timestamp") { scraped } else { shown(scraped) }).to_string()])
+        };
+        let (Some(start), Some(end)) = (number("start"), number("end")) else {
+            return vector(&json!([{"metric": {"pod": "a"}, "value": value(RunClock::wall())}]));
+        };
+        let times = (0..).map(|i| start + f64::from(i)).take_while(|time| *time <= end + 0.001);
+        let result = json!([{"metric": {"pod": "a"}, "values": times.map(value).collect::<Vec<_>>()}]);
+        Reply::json(&json!({"status": "success", "data": {"resultType": "matrix", "result": result}}))
+    })
+}
+
+#[test]
+fn where_the_server_shows_no_metrics_those_of_prometheus_stand_for_it() {
+    let shy = doubles::vllm_without_metrics();
+    let double = scraping_every_other_second(|_| 0.0);
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("run");
+    let output =
+        calibrate(&["run", "--ramp=rate:6x6s", "--slo", "ttft:p95:2s", "--output-tokens", "fixed:5"])
+            .args(["--target", &shy.url, "--server", "vllm", "--prometheus", &double.url])
+            .args(["--out", out.to_str().unwrap()])
+            .output()
+            .unwrap();
+    let shown = said(&output);
+    assert_eq!(output.status.code(), Some(4), "never reached the limit: {shown}");
+    assert!(
+        shown.contains("cannot be scraped (HTTP 404") && shown.contains("those of Prometheus"),
+        "{shown}"
+    );
+    let run = read(&out).unwrap();
+    assert!(samples(&run, Source::Server).is_empty() && !samples(&run, Source::Prometheus).is_empty());
+    let document = fs::read_to_string(out.join("recommendation.json")).unwrap();
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_ne!(document["validity"]["verdict"], "invalid", "the measurement counts: {document:#}");
+    // An address that was named must be there.
+    let named = calibrate(&[
+        "run",
+        "--ramp=rate:6x2s",
+        "--slo",
+        "ttft:p95:2s",
+        "--target",
+        &shy.url,
+        "--server",
+        "vllm",
+    ])
+    .args(["--prometheus", &double.url, "--metrics-url", &format!("{}/metrics", shy.url)])
+    .output()
+    .unwrap();
+    assert_eq!(named.status.code(), Some(1), "{}", said(&named));
+}
+
+#[test]
+fn a_sample_of_prometheus_counts_once_and_at_its_own_time() {
+    let double = scraping_every_other_second(|scraped| scraped % 100.0);
+    let mut feed = prometheus(&double, vec![query("m", false)], 1);
+    let clock = RunClock::start();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.extend(runtime().block_on(feed.poll(clock)).unwrap());
+        std::thread::sleep(Duration::from_millis(2100));
+    }
+    assert!(seen.len() >= 2, "{seen:?}");
+    let wall = RunClock::wall() - clock.now().0;
+    for sample in &seen {
+        let scraped = (wall + sample.time.0).round();
+        assert!(scraped % 2.0 == 0.0 && (wall + sample.time.0 - scraped).abs() < 0.2, "{sample:?}");
+        assert_eq!(sample.get(Series::QueueSize), Some(scraped % 100.0));
+        assert!(sample.arrived.0 > sample.time.0);
+    }
+    assert!(seen.windows(2).all(|w| w[1].time.0 > w[0].time.0 + 1.0), "{seen:?}");
+}
+
+// ---- Google ----
+
+fn user(double: &Double) -> Value {
+    json!({"type": "authorized_user", "client_id": "c", "client_secret": "clientverysecret",
+           "refresh_token": "refreshverysecret", "token_uri": format!("{}/token", double.url)})
+}
+
+fn monitoring(double: &Double, credentials: Value, replicas: u32) -> Feed {
+    let access =
+        runtime().block_on(async { GoogleAccess::new(GoogleCredentials::Json(credentials), None) }).unwrap();
+    let metric = TimeSeries {
+        series: Series::GpuUtil,
+        metric: "kubernetes.io/container/accelerator/duty_cycle".to_owned(),
+        filter: "resource.type=\"k8s_container\"".to_owned(),
+    };
+    let client = client_builder().build().unwrap();
+    let names = ReplicaNames::default();
+    let feed = CloudMonitoring::new(&double.url, "my-project", client, access, vec![metric], names, replicas);
+    Feed::CloudMonitoring(Box::new(feed))
+}
+
+fn point(seconds_ago: f64, value: &str) -> Value {
+    let end = jiff::Timestamp::from_microsecond(((RunClock::wall() - seconds_ago) * 1e6) as i64).unwrap();
+    json!({"interval": {"startTime": end.to_string(), "endTime": end.to_string()}, "value": {"int64Value": value}})
+}
+
+fn gpu_series(pod: &str, gpu: &str, points: &[Value]) -> Value {
+    json!({
+        "metric": {"type": "kubernetes.io/container/accelerator/duty_cycle", "labels": {"accelerator_id": gpu, "make": "nvidia", "model": "l4"}},
+        "resource": {"type": "k8s_container", "labels": {"pod_name": pod, "cluster_name": "c", "container_name": "inference-server"}},
+        "metricKind": "GAUGE", "valueType": "INT64", "points": points,
+    })
+}
+
+#[test]
+fn cloud_monitoring_is_read_over_its_pages_with_a_token() {
+    install_tls();
+    let (first, second) = ([point(70.0, "40"), point(130.0, "10")], [point(70.0, "60"), point(130.0, "30")]);
+    let double = Double::serve(move |path, headers, _| {
+        if path == "/token" {
+            return Reply::json(
+                &json!({"access_token": "tokenverysecret", "expires_in": 3600, "token_type": "Bearer"}),
+            );
+        }
+        assert_eq!(headers["authorization"], "Bearer tokenverysecret");
+        assert!(path.starts_with("/v3/projects/my-project/timeSeries?filter=metric.type"), "{path}");
+        // The second page repeats the times of the first to the microsecond, as GPUs of one pod do.
+        if path.contains("pageToken=next") {
+            Reply::json(&json!({"timeSeries": [gpu_series("a", "1", &retimed(&second, &first))]}))
+        } else {
+            Reply::json(
+                &json!({"timeSeries": [gpu_series("a", "0", &first)], "nextPageToken": "next", "unit": "%"}),
+            )
+        }
+    });
+    let mut feed = monitoring(&double, user(&double), 1);
+    let mut samples = check(&mut feed).unwrap();
+    samples.sort_by(|a, b| a.time.0.total_cmp(&b.time.0));
+    let values: Vec<_> = samples.iter().map(|sample| sample.get(Series::GpuUtil)).collect();
+    assert_eq!(values, [Some(20.0), Some(50.0)], "the mean over the pod's GPUs, oldest first");
+    assert!(samples.iter().all(|sample| sample.arrived.0 > sample.time.0 + 60.0));
+    let again = runtime().block_on(feed.poll(RunClock::start())).unwrap();
+    assert!(again.is_empty(), "a point counts once");
+}
+
+/// The points of one series at the times of another.
+fn retimed(points: &[Value], times: &[Value]) -> Vec<Value> {
+    points.iter().zip(times).map(|(p, t)| json!({"interval": t["interval"], "value": p["value"]})).collect()
+}
+
+/// The answer, and what is said of it.
+type GoogleCase = (Box<dyn Fn() -> Reply + Send + Sync>, ProblemKind, &'static str);
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
+fn what_is_wrong_with_cloud_monitoring_is_said_with_the_mend() {
+    install_tls();
+    let google = |code: u16, message: &str| {
+        let body = json!({"error": {"code": code, "message": message, "status": "X"}});
+        Reply { status: code, ..Reply::json(&body) }
+    };
+    let cases: Vec<GoogleCase> = vec![
+        (
+            Box::new(move || google(401, "Request had invalid authentication credentials.")),
+            ProblemKind::Unauthorized,
+            "invalid authentication",
+        ),
+        (
+            Box::new(move || google(403, "Permission monitoring.timeSeries.list denied")),
+            ProblemKind::Forbidden,
+            "roles/monitoring.viewer",
+        ),
+        (Box::new(move || google(404, "not found")), ProblemKind::NotFound, "is that the project's id?"),
+        (
+            Box::new(move || google(429, "Quota exceeded").header("retry-after", "30")),
+            ProblemKind::Throttled,
+            "Quota exceeded",
+        ),
+        (Box::new(move || google(503, "backend")), ProblemKind::Failing, "backend"),
+        (
+            Box::new(move || google(400, "Field filter had an invalid value")),
+            ProblemKind::Refused,
+            "invalid value",
+        ),
+        (
+            Box::new(|| Reply::json(&json!({}))),
+            ProblemKind::Missing,
+            "no point of the last 300 s is found by metric.type=",
+        ),
+        (
+            Box::new(|| {
+                Reply::json(&json!({"executionErrors": [{"code": 14, "message": "shard unavailable"}]}))
+            }),
+            ProblemKind::Failing,
+            "shard unavailable",
+        ),
+        (
+            Box::new(|| Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &[point(-40.0, "1")])]}))),
+            ProblemKind::ClocksApart,
+            "in the future",
+        ),
+        (
+            Box::new(|| {
+                Reply::json(
+                    &json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "1")]), gpu_series("b", "0", &[point(9.0, "1")])]}),
+                )
+            }),
+            ProblemKind::Ambiguous,
+            "it shows 2 pods where 1 are expected",
+        ),
+    ];
+    for (answer, kind, expected) in cases {
+        let double = Double::serve(move |path, _, _| match path {
+            "/token" => {
+                Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}))
+            }
+            _ => answer(),
+        });
+        let problem = check(&mut monitoring(&double, user(&double), 1)).unwrap_err();
+        assert_eq!(problem.kind, kind, "{problem}");
+        assert!(problem.reason.contains(expected), "{expected}: {problem}");
+        assert_eq!(problem.retry_after.is_some(), kind == ProblemKind::Throttled);
+    }
+    let partial = json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "7")])], "executionErrors": [{"code": 14, "message": "x"}]});
+    let double = Double::serve(move |path, _, _| match path {
+        "/token" => Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"})),
+        _ => Reply::json(&partial),
+    });
+    let kept = check(&mut monitoring(&double, user(&double), 1)).unwrap();
+    assert_eq!(kept[0].get(Series::GpuUtil), Some(7.0), "what came in part counts");
+}
+
+#[test]
+fn managed_prometheus_is_asked_at_its_own_address_with_a_token() {
+    let server = doubles::tgi();
+    doubles::touch(&server.url);
+    let double = Double::serve(|path, headers, _| {
+        if path == "/token" {
+            return Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}));
+        }
+        assert_eq!(headers["authorization"], "Bearer t");
+        let base = "/v1/projects/my-project/location/global/prometheus/api/v1/query?query=";
+        let query = path.strip_prefix(base).unwrap_or_else(|| panic!("{path}"));
+        let now = RunClock::wall();
+        if query == "time%28%29" {
+            return Reply::json(
+                &json!({"status": "success", "data": {"resultType": "scalar", "result": [now, now.to_string()]}}),
+            );
+        }
+        assert!(query.contains("namespace%3D%22default%22"), "the selector is in every query: {query}");
+        let value = if query.contains("timestamp") { now - 12.0 } else { 0.0 };
+        vector(
+            &json!([{"metric": {"pod": "tgi-0", "instance": "tgi-0:8000"}, "value": [now, value.to_string()]}]),
+        )
+    });
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("key.json");
+    fs::write(&key, user(&double).to_string()).unwrap();
+    let output = calibrate(&["doctor", "--json", "--target", &server.url, "--prometheus", "gmp:my-project"])
+        .args(["--prometheus-selector", "namespace=\"default\"", "--google-endpoint", &double.url])
+        .args(["--google-credentials", &format!("file:{}", key.display())])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("queue_size 0"), "{}", said(&output));
+}
+
+#[test]
+fn credentials_may_be_handed_on_and_a_refusal_shows_no_secret() {
+    install_tls();
+    let double = Double::serve(|path, headers, _| match path {
+        "/token" => Reply::json(&json!({"access_token": "own", "expires_in": 3600, "token_type": "Bearer"})),
+        "/v1/projects/-/serviceAccounts/sa@p.iam.gserviceaccount.com:generateAccessToken" => {
+            assert_eq!(headers["authorization"], "Bearer own");
+            let end = jiff::Timestamp::from_second(RunClock::wall() as i64 + 3600).unwrap();
+            Reply::json(&json!({"accessToken": "handed-on", "expireTime": end.to_string()}))
+        }
+        _ => {
+            assert_eq!(headers["authorization"], "Bearer handed-on");
+            Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "7")])]}))
+        }
+    });
+    let account = "sa@p.iam.gserviceaccount.com:generateAccessToken";
+    let handed_on = json!({
+        "type": "impersonated_service_account", "source_credentials": user(&double),
+        "service_account_impersonation_url": format!("{}/v1/projects/-/serviceAccounts/{account}", double.url),
+    });
+    assert_eq!(check(&mut monitoring(&double, handed_on, 1)).unwrap().len(), 1);
+    let refusing = Double::serve(|_, _, _| Reply {
+        status: 400,
+        ..Reply::json(&json!({"error": "invalid_grant", "error_description": "Token has been revoked"}))
+    });
+    let problem = check(&mut monitoring(&refusing, user(&refusing), 1)).unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::Unauthorized);
+    assert!(problem.reason.contains("gcloud auth application-default login"), "{problem}");
+    assert!(!problem.reason.contains("verysecret"), "{problem}");
+}
+
+#[test]
+fn a_service_account_signs_its_token_itself() {
+    install_tls();
+    let double = Double::serve(|_, headers, _| {
+        let token = headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+        let parts: Vec<&str> = token.split('.').collect();
+        assert_eq!(parts.len(), 3, "a signed claim, and no question to a token server");
+        let claim =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, parts[1]).unwrap();
+        let claim: Value = serde_json::from_slice(&claim).unwrap();
+        assert_eq!(claim["iss"], "a@p.iam.gserviceaccount.com");
+        assert_eq!(claim["scope"], "https://www.googleapis.com/auth/monitoring.read");
+        Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "7")])]}))
+    });
+    let key = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let account = |pem: &str| {
+        json!({"type": "service_account", "client_email": "a@p.iam.gserviceaccount.com", "private_key_id": "k",
+               "private_key": pem, "project_id": "p"})
+    };
+    let pem = key.serialize_pem();
+    assert_eq!(check(&mut monitoring(&double, account(&pem), 1)).unwrap().len(), 1);
+    let broken = pem.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nverysecret");
+    for json in [account(&broken), json!({"type": "service_account"})] {
+        // Whether a key is one the library tells when it is read, or when it is first used.
+        let made =
+            runtime().block_on(async { GoogleAccess::new(GoogleCredentials::Json(json.clone()), None) });
+        let reason = match made {
+            Err(problem) => problem.reason,
+            Ok(_) => check(&mut monitoring(&double, json, 1)).unwrap_err().reason,
+        };
+        assert!(reason.contains("--google-credentials file:KEY.json"), "{reason}");
+        assert!(!reason.contains("verysecret") && !reason.contains("BEGIN"), "{reason}");
+    }
+}
+
+/// As `main` does, for what a test does in its own process.
+fn install_tls() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+#[test]
+fn one_tls_provider_is_compiled_in_for_all_clients() {
+    // With two, rustls cannot choose, and Google's library would panic where none was installed.
+    install_tls();
+    assert!(rustls::crypto::CryptoProvider::get_default().is_some());
+    let lock = include_str!("../Cargo.lock");
+    assert_eq!(lock.matches("\nname = \"rustls\"\n").count(), 1, "one rustls");
+    assert!(!lock.contains("\nname = \"openssl\"\n") && !lock.contains("\nname = \"native-tls\"\n"));
+}
+
+// ---- Kubernetes ----
+
+fn metrics_api(double: &Double, external: bool, replicas: u32) -> Feed {
+    install_tls();
+    let mut config = kube::Config::new(double.url.parse().unwrap());
+    config.default_retry = false;
+    let client = runtime().block_on(async { kube::Client::try_from(config) }).unwrap();
+    let metric =
+        |series, name: &str| ApiMetric { series, name: name.to_owned(), selector: "app=x".to_owned() };
+    let api = if external {
+        MetricsApi::external(client, "default", vec![metric(Series::GpuUtil, "a|duty_cycle")], replicas)
+    } else {
+        let metrics = vec![metric(Series::QueueSize, "prometheus.googleapis.com|q|gauge")];
+        MetricsApi::custom(client, "default", metrics, ReplicaNames::default(), replicas)
+    };
+    Feed::MetricsApi(Box::new(api))
+}
+
+fn status(code: u16, message: &str) -> Reply {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "X"});
+    Reply { status: code, ..Reply::json(&body) }
+}
+
+fn pods(values: &[(&str, &str)]) -> Reply {
+    let item = |(pod, value): &(&str, &str)| {
+        json!({"describedObject": {"kind": "Pod", "namespace": "default", "name": pod, "apiVersion": "/__internal"},
+               "timestamp": "2026-11-23T21:51:18Z", "value": value, "metric": {"name": "q", "selector": null}})
+    };
+    let items: Vec<Value> = values.iter().map(item).collect();
+    Reply::json(
+        &json!({"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2", "metadata": {}, "items": items}),
+    )
+}
+
+#[test]
+fn pods_metrics_are_read_per_pod_also_of_an_adapter_of_the_older_version() {
+    let double = Double::serve(|path, _, _| {
+        assert!(path.ends_with(
+            "/namespaces/default/pods/*/prometheus.googleapis.com%7Cq%7Cgauge?labelSelector=app%3Dx"
+        ));
+        if path.contains("/v1beta1/") {
+            pods(&[("a", "4"), ("b", "500m")])
+        } else {
+            status(404, "no such version")
+        }
+    });
+    let samples = check(&mut metrics_api(&double, false, 2)).unwrap();
+    let seen: Vec<_> = samples.iter().map(|s| (s.replica, s.get(Series::QueueSize).unwrap())).collect();
+    assert_eq!(seen, [(0, 4.0), (1, 0.5)]);
+}
+
+#[test]
+fn an_external_metric_is_what_the_hpa_divides() {
+    let double = Double::serve(|_, _, _| {
+        let item = |value: &str| json!({"metricName": "x", "metricLabels": {"resource.type": "k8s_container"}, "timestamp": "2026-11-23T21:51:18Z", "value": value});
+        Reply::json(
+            &json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}, "items": [item("60"), item("61500m")]}),
+        )
+    });
+    let samples = check(&mut metrics_api(&double, true, 2)).unwrap();
+    assert_eq!(samples[0].get(Series::GpuUtil), Some(60.75), "the sum over the series, per replica");
+}
+
+#[test]
+fn what_is_wrong_with_a_metrics_api_is_said_with_the_mend() {
+    type Case = (fn() -> Reply, ProblemKind, &'static str);
+    let cases: [Case; 5] = [
+        (
+            || status(404, "the server could not find the metric"),
+            ProblemKind::NotFound,
+            "is the metrics adapter installed",
+        ),
+        (
+            || status(403, "pods.custom.metrics.k8s.io is forbidden"),
+            ProblemKind::Forbidden,
+            "verbs get and list",
+        ),
+        (
+            || status(503, "the server is currently unable to handle the request"),
+            ProblemKind::Failing,
+            "APIService",
+        ),
+        (|| pods(&[]), ProblemKind::Missing, "the HPA would see a missing metric"),
+        (|| pods(&[("a", "many")]), ProblemKind::Malformed, "'many', which is no quantity"),
+    ];
+    for (answer, kind, expected) in cases {
+        let double = Double::serve(move |_, _, _| answer());
+        let problem = check(&mut metrics_api(&double, false, 1)).unwrap_err();
+        assert_eq!(problem.kind, kind, "{problem}");
+        assert!(problem.reason.contains(expected), "{expected}: {problem}");
+    }
+}
+
+// ---- The record ----
+
+#[test]
+fn a_run_that_was_recorded_before_there_were_arrival_times_is_read() {
+    let run = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/old-run")).unwrap();
+    let expected = [(Source::Server, Some(4.0), None), (Source::Gpu, None, Some(88.0))];
+    assert_eq!(run.samples.len(), expected.len());
+    for (sample, (source, queue, gpu)) in run.samples.iter().zip(expected) {
+        assert_eq!(
+            (sample.source, sample.get(Series::QueueSize), sample.get(Series::GpuUtil)),
+            (source, queue, gpu)
+        );
+        assert_eq!(sample.arrived, sample.time + sample.took, "it was here when it was read");
+    }
+    assert_eq!(run.info.target.kind, None);
+}
+
+// ---- Names before load ----
+
+#[test]
+fn what_cannot_work_is_said_before_any_request() {
+    let server = doubles::vllm();
+    for (arguments, expected) in [
+        (vec!["--cloud-monitoring", "my-project"], "--cluster-name"),
+        (vec!["--cloud-monitoring", "my project"], "names no Google project"),
+        (vec!["--prometheus", "gmp:"], "names no Google project"),
+        (vec!["--prometheus", "localhost:9090"], "http://"),
+        (vec!["--prometheus", "http://me:verysecret@localhost:9090"], "would be recorded"),
+        (vec!["--promql", "queue_size=up"], "name the server with --prometheus"),
+        (vec!["--prometheus", "http://127.0.0.1:1", "--promql", "queue_siz=up"], "did you mean queue_size?"),
+        (vec!["--custom-metric", "gpu_util"], "write gpu_util=NAME"),
+        (vec!["--external-metric", "queue_size"], "write queue_size=NAME"),
+        (vec!["--google-credentials", "ya29.verysecret"], "file:KEY.json"),
+        (
+            vec![
+                "--cloud-monitoring",
+                "p",
+                "--cluster-name",
+                "c",
+                "--google-credentials",
+                "file:/no/key.json",
+            ],
+            "/no/key.json",
+        ),
+    ] {
+        let output = calibrate(&["run", "--ramp=rate:1x2s", "--slo", "ttft:p95:2s", "--target", &server.url])
+            .args(["--server", "vllm", "--out", "/nonexistent/run"])
+            .args(&arguments)
+            .output()
+            .unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(expected) && !said.contains("verysecret"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+#[cfg(feature = "nvml")]
+fn a_machine_without_nvidias_library_only_lacks_this_source() {
+    let Err(problem) = calibrate::observe::Nvml::load() else {
+        eprintln!("SKIPPED: this machine has NVIDIA's library");
+        return;
+    };
+    assert!(problem.reason.contains("comes with the NVIDIA driver"), "{problem}");
+}
+
+// ---- Everything at once ----
+
+/// A Prometheus that scrapes `addresses` every second.
+struct RealPrometheus {
+    process: Child,
+    url: String,
+    _directory: TempDir,
+}
+
+impl RealPrometheus {
+    /// `None`, said aloud, where there is none; a failure where the environment asks for it.
+    fn start(address: &str) -> Option<RealPrometheus> {
+        if Command::new("prometheus").arg("--version").output().is_err() {
+            let required = std::env::var_os("CALIBRATE_REQUIRE_PROMETHEUS").is_some();
+            assert!(!required, "CALIBRATE_REQUIRE_PROMETHEUS is set, and there is no prometheus on the PATH");
+            eprintln!(
+                "SKIPPED in part: there is no prometheus on the PATH (Debian: apt-get install prometheus)"
+            );
+            return None;
+        }
+        let directory = TempDir::new().unwrap();
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
+             - {{job_name: tgi, static_configs: [{{targets: ['{address}']}}]}}\n"
+        );
+        fs::write(directory.path().join("p.yml"), config).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", directory.path().join("p.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let ready = format!("{url}/-/ready");
+        for _ in 0..300 {
+            let answer = runtime().block_on(async { reqwest::get(&ready).await });
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Some(RealPrometheus { process, url, _directory: directory })
+    }
+}
+
+impl Drop for RealPrometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The share of samples that lie within what the direct scrape showed around their time. Gauges move
+/// between two looks at them, and some sources name whole seconds, so a few lie outside.
+fn agreement(run: &RecordedRun, source: Source, direct: Source, series: Series) -> (usize, f64) {
+    let around = |time: f64| {
+        let near = samples(run, direct).into_iter().filter(move |s| (s.time.0 - time).abs() <= 3.2);
+        let values: Vec<f64> = near.filter_map(|s| s.get(series)).collect();
+        (
+            values.iter().copied().fold(f64::INFINITY, f64::min),
+            values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        )
+    };
+    let all: Vec<bool> = samples(run, source)
+        .into_iter()
+        .filter_map(|sample| Some((sample.time.0, sample.get(series)?)))
+        .filter(|(time, _)| around(*time).0.is_finite())
+        .map(|(time, value)| {
+            let (least, most) = around(time);
+            (least - 1.0..=most + 1.0).contains(&value)
+        })
+        .collect();
+    (all.len(), all.iter().filter(|agrees| **agrees).count() as f64 / all.len().max(1) as f64)
+}
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "one run, looked at from all sides")]
+fn one_run_with_five_sources_at_once_whose_series_agree() {
+    install_tls();
+    let server = doubles::tgi();
+    let google = doubles::google(&server.url);
+    let kubernetes = doubles::kubernetes(&server.url);
+    let real = RealPrometheus::start(server.url.trim_start_matches("http://"));
+    let directory = TempDir::new().unwrap();
+    let kubeconfig = doubles::kubeconfig(directory.path(), &kubernetes.url);
+    let out = directory.path().join("run");
+    let common = |command: &mut Command| {
+        command
+            .args(["--target", &server.url, "--gpu-metrics-url", &format!("{}/gpu/metrics", server.url)])
+            .args([
+                "--cloud-monitoring",
+                "my-project",
+                "--cluster-name",
+                "c",
+                "--google-endpoint",
+                &google.url,
+            ])
+            .args([
+                "--google-credentials",
+                "metadata",
+                "--custom-metric",
+                "queue_size",
+                "--custom-metric",
+                "batch_size",
+            ])
+            .args(["--external-metric", "gpu_util"])
+            .env("KUBECONFIG", &kubeconfig)
+            .env("GCE_METADATA_HOST", google.url.trim_start_matches("http://"));
+        if let Some(real) = &real {
+            command.args(["--prometheus", &real.url, "--prometheus-selector", "job=\"tgi\""]);
+        }
+    };
+    let mut command = calibrate(&["run", "--ramp=concurrency:3,24x6s", "--slo", "ttft:p95:5s", "-vv"]);
+    common(command.args(["--output-tokens", "uniform:20-60", "--out", out.to_str().unwrap()]));
+    let output = command.output().unwrap();
+    let shown = said(&output);
+    assert!(matches!(output.status.code(), Some(0 | 4)), "{shown}");
+    let run = read(&out).unwrap();
+    assert!(
+        run.samples.iter().all(|sample| sample.arrived.0 >= sample.time.0 - 0.001),
+        "nothing is here too early"
+    );
+    let mut expected = vec![
+        (Source::CloudMonitoring, Source::Gpu, Series::GpuUtil, 5),
+        (Source::ExternalMetrics, Source::Gpu, Series::GpuUtil, 4),
+        (Source::CustomMetrics, Source::Server, Series::QueueSize, 4),
+        (Source::CustomMetrics, Source::Server, Series::BatchSize, 4),
+    ];
+    if real.is_some() {
+        expected.push((Source::Prometheus, Source::Server, Series::QueueSize, 8));
+        expected.push((Source::Prometheus, Source::Server, Series::BatchSize, 8));
+    }
+    for (source, direct, series, least) in expected {
+        let (n, share) = agreement(&run, source, direct, series);
+        assert!(n >= least && share >= 0.6, "{source:?} {series:?}: {share} of {n}");
+    }
+    let document = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(document.contains("samples by way of others"), "the report says how many there are");
+    shows_no_token(&out, &shown, &google);
+    // The GPU's gauge looks back for a second, and the adapter's collector asks once a second.
+    std::thread::sleep(Duration::from_secs(4));
+    doctor_finds_all_well(common);
+}
+
+fn shows_no_token(out: &Path, shown: &str, google: &Double) {
+    assert!(google.tokens.load(Ordering::SeqCst) >= 2, "a token was renewed during the run");
+    assert!(!shown.contains("tokenverysecret"), "{shown}");
+    let mut folders: Vec<PathBuf> = vec![out.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                assert!(!text.contains("tokenverysecret"), "{}", path.display());
+            }
+        }
+    }
+}
+
+fn doctor_finds_all_well(common: impl Fn(&mut Command)) {
+    let mut command = calibrate(&["doctor", "--json"]);
+    common(&mut command);
+    let output = command.output().unwrap();
+    let document: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    assert_eq!(output.status.code(), Some(0), "{document:#}");
+    let checks = document["checks"].as_array().unwrap();
+    assert!(checks.len() >= 8, "{document:#}");
+    assert!(
+        checks.iter().any(|check| check["what"] == "custom-metrics and the direct scrape"),
+        "{document:#}"
+    );
+}
+
+#[test]
+fn doctor_says_what_is_wrong_and_how_to_mend_it() {
+    let server = doubles::tgi();
+    doubles::touch(&server.url);
+    let kubernetes = Double::serve(|path, _, _| {
+        if path.contains("external") {
+            Reply {
+                status: 403,
+                ..Reply::json(
+                    &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "gpu is forbidden: User \"me\" cannot list resource"}),
+                )
+            }
+        } else {
+            Reply::json(
+                &json!({"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2", "metadata": {}, "items": [
+            {"describedObject": {"kind": "Pod", "name": "a"}, "timestamp": jiff::Timestamp::now().to_string(), "value": "90", "metric": {"name": "x"}}]}),
+            )
+        }
+    });
+    let lost = Arc::new(AtomicUsize::new(0));
+    let directory = TempDir::new().unwrap();
+    let output = calibrate(&["doctor", "--json", "--target", &server.url, "--replicas", "2"])
+        .args(["--gpu-metrics-url", "http://127.0.0.1:1/metrics", "--prometheus", "http://127.0.0.1:1"])
+        .args(["--custom-metric", "queue_size", "--external-metric", "gpu_util"])
+        .env("KUBECONFIG", doubles::kubeconfig(directory.path(), &kubernetes.url))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let failed: Vec<&Value> =
+        document["checks"].as_array().unwrap().iter().filter(|c| c["state"] == "failed").collect();
+    let expect = |what: &str, detail: &str, mend: &str| {
+        let found = failed.iter().any(|check| {
+            let field = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
+            field("what").contains(what) && field("detail").contains(detail) && field("mend").contains(mend)
+        });
+        assert!(found, "{what}: {detail}\n{document:#}");
+        lost.fetch_add(1, Ordering::SeqCst);
+    };
+    expect("--gpu-metrics-url", "refused", "look at the address");
+    expect("--prometheus", "refused", "look at the address");
+    expect("--external-metric", "forbidden", "grant get and list");
+    expect("--custom-metric", "1 of 2 replicas are not in it", "selector");
+    expect(
+        "custom-metrics and the direct scrape",
+        "queue_size is 90 there and 0 here",
+        "ask again without load",
+    );
+    assert_eq!(failed.len(), lost.load(Ordering::SeqCst), "{document:#}");
+    let nothing = calibrate(&["doctor", "--target", "http://127.0.0.1:1", "--json"]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
+}
+
+#[test]
+fn a_body_of_ten_megabytes_is_read() {
+    let line =
+        |i: usize| format!("vllm:num_requests_waiting{{engine=\"{i}\",note=\"a, b \\\"c\\\" }} \\\\\"}} 1\n");
+    let mut text: String = (0..1000).map(line).collect();
+    while text.len() < 10 * 1024 * 1024 {
+        text.push_str("vllm:e2e_request_latency_seconds_bucket{le=\"0.00022500000000000002\"} +Inf # {trace_id=\"x\"} 0.5\n");
+    }
+    text.push_str("# EOF\n");
+    let shown = exposition::parse(&text).unwrap();
+    let mut sample =
+        Sample::new(calibrate::units::Seconds(0.0), calibrate::units::Seconds(0.0), Source::Server, 0);
+    Profile::built_in("vllm").unwrap().read(&shown, &mut sample);
+    assert_eq!(sample.get(Series::QueueSize), Some(1000.0));
+}
