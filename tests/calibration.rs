@@ -4,8 +4,7 @@
 
 use calibrate::analyze::Measured;
 use calibrate::analyze::server_model::{
-    Interval, Known, Workload, admission, capacity, fit_model, intervals, play, predict,
-    token_budget,
+    Interval, Known, Workload, admission, capacity, fit_model, intervals, play, predict, token_budget,
 };
 use calibrate::batching::{Admission, ServerModel};
 use calibrate::measurement::{Phase, RequestOutcome, Sample, Series, Source};
@@ -113,7 +112,8 @@ fn guided() -> (Vec<Window>, ServerModel) {
     let all: Vec<Interval> = windows.iter().flat_map(Window::intervals).collect();
     let samples: Vec<&Sample> = windows.iter().flat_map(Window::samples).collect();
     let rounds: Vec<&[Interval]> = all.chunks(1).collect();
-    let (model, _) = fit_model(&rounds, admission, &known(), token_budget(&samples, &admission, 399.0)).unwrap();
+    let (model, _) =
+        fit_model(&rounds, admission, &known(), token_budget(&samples, &admission, 399.0)).unwrap();
     (windows, model)
 }
 

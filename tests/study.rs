@@ -72,7 +72,7 @@ fn a_server_twice_as_slow_carries_half_as_much_within_limits_twice_as_long() {
     let (model, workload, slos) = small(&["ttft:p95:2s", "tpot:p95:40ms"]);
     let found = capacity(&model, &workload, &slos, Rate(5.0), 64.0).unwrap();
     let twice = |time: Seconds| time * 2.0;
-    let slow = ServerModel {
+    let half_as_fast = ServerModel {
         prefill_base: twice(model.prefill_base),
         prefill_per_token: twice(model.prefill_per_token),
         decode_base: twice(model.decode_base),
@@ -81,7 +81,7 @@ fn a_server_twice_as_slow_carries_half_as_much_within_limits_twice_as_long() {
         ..model
     };
     let (_, _, loose) = small(&["ttft:p95:4s", "tpot:p95:80ms"]);
-    let half = capacity(&slow, &workload, &loose, Rate(2.5), 64.0).unwrap();
+    let half = capacity(&half_as_fast, &workload, &loose, Rate(2.5), 64.0).unwrap();
     assert!((half.0 * 2.0 / found.0 - 1.0).abs() < 0.002, "{half} for half of {found}");
 }
 

@@ -191,7 +191,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_infinite_figure_puts_the_limit_at_the_step_that_holds() {
-        let capacity = interpolate(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
+        let capacity =
+            interpolate(&[step(0, 2.0, Some(0.5), 4.0), step(1, 4.0, None, 10.0)], Replicas(1)).unwrap();
         assert_eq!(capacity.per_replica, Rate(2.0));
     }
 

@@ -37,8 +37,7 @@ pub(super) fn first_crossing(
     around: (f64, f64),
 ) -> Option<Crossing> {
     let near = |step: &&StepAnalysis| {
-        step.is_judged()
-            && (around.0 / REACH..=around.1 * REACH).contains(&step.carried(measured.replicas).0)
+        step.is_judged() && (around.0 / REACH..=around.1 * REACH).contains(&step.carried(measured.replicas).0)
     };
     let near: Vec<&StepAnalysis> = analyzed.iter().filter(near).collect();
     let crossings = slos.iter().filter_map(|slo| {
@@ -88,8 +87,12 @@ fn crossing(slo: Slo, counts: &[Count], allowed: f64) -> Option<Crossing> {
     let variance = dispersion * (a + 2.0 * at * ab + at * at * b) / (slope * slope);
     let half = STUDENT[(free - 1).min(STUDENT.len() - 1)] * variance.max(0.0).sqrt();
     let load = |at: f64| (at + center).exp();
-    (half.is_finite() && half < 2.0)
-        .then(|| Crossing { slo, load: load(at), low: load(at - half), high: load(at + half) })
+    (half.is_finite() && half < 2.0).then(|| Crossing {
+        slo,
+        load: load(at),
+        low: load(at - half),
+        high: load(at + half),
+    })
 }
 
 fn probability(level: f64, slope: f64, x: f64) -> f64 {

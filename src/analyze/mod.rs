@@ -52,9 +52,10 @@ pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
         _ if steps::all_growing(&steps) => Err(NoCapacity::NoSteadyState),
         _ => capacity::find(&steps, measured, slos, &prediction),
     };
-    let played = prediction.as_ref().ok().filter(|_| {
-        capacity.as_ref().is_ok_and(|capacity| capacity.method == Method::ServerModel)
-    });
+    let played = prediction
+        .as_ref()
+        .ok()
+        .filter(|_| capacity.as_ref().is_ok_and(|capacity| capacity.method == Method::ServerModel));
     Analysis {
         slos: slos.to_vec(),
         lags: lag::lags(measured.samples),

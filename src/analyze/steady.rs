@@ -69,8 +69,7 @@ fn rises(means: &[f64]) -> bool {
     let at = |i: usize| i as f64 - middle;
     let spread: f64 = (0..means.len()).map(|i| at(i).powi(2)).sum();
     let slope = means.iter().enumerate().map(|(i, value)| at(i) * (value - mean)).sum::<f64>() / spread;
-    let rest: f64 =
-        means.iter().enumerate().map(|(i, value)| (value - mean - slope * at(i)).powi(2)).sum();
+    let rest: f64 = means.iter().enumerate().map(|(i, value)| (value - mean - slope * at(i)).powi(2)).sum();
     slope > STUDENT * (rest / (n - 2.0) / spread).sqrt()
 }
 

@@ -141,11 +141,7 @@ impl Surface {
 
 /// The surface: as played where the fitted server gives the capacity, else as the steps show it. The
 /// utilization of the GPU is always measured.
-pub(super) fn surface(
-    steps: &[StepAnalysis],
-    measured: &Measured,
-    played: Option<&Prediction>,
-) -> Surface {
+pub(super) fn surface(steps: &[StepAnalysis], measured: &Measured, played: Option<&Prediction>) -> Surface {
     let replicas = measured.replicas;
     let curve = |figure: &dyn Fn(&StepAnalysis) -> Option<f64>| {
         let points = steps
@@ -172,7 +168,7 @@ pub(super) fn surface(
         in_flight: curves.in_flight,
         kv: curves.kv,
         violations: curves.violations,
-        batch_cap: played.batch_cap,
+        batch_cap: Some(played.batch_cap),
         stability: Some(played.half_saturation),
         gpu: measured.gpu,
     }

@@ -135,7 +135,7 @@ impl Driver<'_> {
         let live = Arc::clone(&self.setup.live);
         let mut current = None;
         loop {
-            let step = match self.plan.next() {
+            let step = match self.plan.next_step() {
                 Next::Done(reason) => {
                     self.decide(reason);
                     break;

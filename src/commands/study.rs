@@ -26,7 +26,9 @@ struct Case {
 pub(super) fn study(arguments: &StudyArgs, console: Console) -> Result<Exit, Failure> {
     let deployments = match &arguments.server_model {
         Some(path) => vec![("server".to_owned(), read(path)?)],
-        None => study::built_in().into_iter().map(|(name, deployment)| (name.to_owned(), deployment)).collect(),
+        None => {
+            study::built_in().into_iter().map(|(name, deployment)| (name.to_owned(), deployment)).collect()
+        }
     };
     if arguments.example {
         let example = deployments.first().map(|(_, deployment)| serde_saphyr::to_string(deployment));
@@ -61,7 +63,9 @@ fn read(path: &Path) -> Result<Deployment, Failure> {
         .with_context(|| format!("cannot read the server model {}", path.display()))
         .or_exit(Exit::Usage)?;
     let deployment: Deployment = serde_saphyr::from_str(&text)
-        .with_context(|| format!("{}; `calibrate study --example` prints what it should look like", path.display()))
+        .with_context(|| {
+            format!("{}; `calibrate study --example` prints what it should look like", path.display())
+        })
         .or_exit(Exit::Usage)?;
     deployment.check().with_context(|| path.display().to_string()).or_exit(Exit::Usage)?;
     Ok(deployment)

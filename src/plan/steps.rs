@@ -153,7 +153,7 @@ impl Plan {
     }
 
     /// The next step.
-    pub fn next(&mut self) -> Next {
+    pub fn next_step(&mut self) -> Next {
         let place = self.place as usize;
         let (load, length, reason) = match &mut self.kind {
             Kind::Fixed(steps) | Kind::Continuous(steps) => match steps.get(place) {
@@ -219,7 +219,7 @@ mod tests {
         let mut plan = Plan::new(ramp, None, Seconds(latency), Replicas(1), None);
         let mut steps = Vec::new();
         loop {
-            match plan.next() {
+            match plan.next_step() {
                 Next::Done(reason) => return (steps, reason),
                 Next::Step(step, _) => {
                     let Load::Rate(rate) = step.load else { panic!("a rate") };
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn steps_of(mut plan: Plan) -> Vec<Step> {
-        std::iter::from_fn(|| match plan.next() {
+        std::iter::from_fn(|| match plan.next_step() {
             Next::Step(step, _) => Some(step),
             Next::Done(_) => None,
         })
@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_continuous_ramp_joins_its_stretches_without_a_jump() {
-        let steps = steps_of(Plan::new(&"linear:1..7@60s".parse().unwrap(), None, Seconds(1.0), Replicas(1), None));
+        let steps =
+            steps_of(Plan::new(&"linear:1..7@60s".parse().unwrap(), None, Seconds(1.0), Replicas(1), None));
         assert_eq!(steps.len(), 6);
         assert_eq!(steps[0].load, Load::Linear { from: Rate(1.0), to: Rate(2.0) });
         assert_eq!(steps[5].load, Load::Linear { from: Rate(6.0), to: Rate(7.0) });
@@ -299,12 +300,12 @@ mod tests {
             let results = [(2.0, true), (4.0, true), (8.0, false)].map(|(rate, holds)| result(rate, holds));
             let mut whole = plan();
             for step in results {
-                whole.next();
+                whole.next_step();
                 whole.learn(step);
             }
             let mut resumed = plan();
             resumed.resume(results.to_vec(), 7);
-            match (whole.next(), resumed.next()) {
+            match (whole.next_step(), resumed.next_step()) {
                 (Next::Step(a, _), Next::Step(b, _)) => {
                     assert_eq!((a.load, a.place, a.length, a.offset), (b.load, b.place, b.length, b.offset));
                     assert_eq!((a.index, b.index), (3, 7), "{text}");
@@ -324,7 +325,7 @@ mod tests {
             Replicas(1),
             None,
         )
-        .next()
+        .next_step()
         {
             Next::Step(step, _) => step.warm_up.0,
             Next::Done(_) => f64::NAN,

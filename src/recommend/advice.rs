@@ -18,7 +18,11 @@ pub(super) fn of(analysis: &Analysis, capacity: &Capacity, assumptions: &Assumpt
     });
     let queues = QUEUES.map(|value| (Signal::Queue, value));
     let batch = most.map(|most| (Signal::Batch, most * BELOW_MOST));
-    queues.into_iter().chain(batch).map(|(signal, value)| advice(signal, value, analysis, capacity, assumptions)).collect()
+    queues
+        .into_iter()
+        .chain(batch)
+        .map(|(signal, value)| advice(signal, value, analysis, capacity, assumptions))
+        .collect()
 }
 
 fn advice(

@@ -131,7 +131,8 @@ fn about_capacity(analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
     }
     if capacity.method == Method::ServerModel && prediction.token_budget.is_none() {
         warnings.push(
-            "no KV limit was seen: should one bind below this load, requests wait earlier than predicted".to_owned(),
+            "no KV limit was seen: should one bind below this load, requests wait earlier than predicted"
+                .to_owned(),
         );
     }
     warnings

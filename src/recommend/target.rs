@@ -62,7 +62,10 @@ pub(super) fn derive(
         target.terms.push(term("averageValue, rounded down to milli-units", average.to_string()));
         target.terms.extend(target.fires_at.map(|fires_at| {
             let load = target.fires_at_load.map(|load| {
-                format!(", which is at {load}, {:.0} % of the capacity", 100.0 * load.0 / capacity.per_replica.0)
+                format!(
+                    ", which is at {load}, {:.0} % of the capacity",
+                    100.0 * load.0 / capacity.per_replica.0
+                )
             });
             let text = format!("{} {}{}", fires_at.as_f64(), signal.unit(), load.unwrap_or_default());
             term("scales up from an average of", text)
@@ -140,7 +143,10 @@ fn terms(
         Origin::Played => "by the fitted server",
     };
     let mut terms = vec![
-        term(format!("at the capacity ({})", capacity.per_replica), format!("{at_capacity:.3} {unit}, {origin}")),
+        term(
+            format!("at the capacity ({})", capacity.per_replica),
+            format!("{at_capacity:.3} {unit}, {origin}"),
+        ),
         term("lower end of the capacity's interval", capacity.low.to_string()),
         term(
             "reaction time: lag + half a sync + start-up",
@@ -154,7 +160,11 @@ fn terms(
         ),
         term(
             "growth of the load in that time",
-            format!("factor {:.3}, at {:.0} % a minute", assumptions.growth_factor(), assumptions.growth * 100.0),
+            format!(
+                "factor {:.3}, at {:.0} % a minute",
+                assumptions.growth_factor(),
+                assumptions.growth * 100.0
+            ),
         ),
         term(format!("at the load to act at ({aim})"), format!("{at_aim:.3} {unit}")),
     ];

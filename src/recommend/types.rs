@@ -58,7 +58,8 @@ impl Recommendation {
                 self.recommended = Some(signal);
             }
             Some(Err(reason)) => {
-                self.rationale.insert(0, format!("{} was asked for and has no target: {reason}", signal.title()));
+                self.rationale
+                    .insert(0, format!("{} was asked for and has no target: {reason}", signal.title()));
                 self.recommended = None;
             }
             _ => {}

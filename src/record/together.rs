@@ -32,7 +32,7 @@ fn add(all: &mut RecordedRun, run: RecordedRun) {
     };
     all.events.push(Event::Resumed { time: shift.time });
     all.events.extend(run.events.into_iter().map(|event| shift.event(event)));
-    all.requests.extend(run.requests.into_iter().map(|request| shift.request(request)));
+    all.requests.extend(run.requests.into_iter().map(|request| shift.request(&request)));
     all.samples.extend(run.samples.into_iter().map(|mut sample| {
         sample.time = sample.time + shift.time;
         sample.arrived = sample.arrived + shift.time;
@@ -52,7 +52,7 @@ fn step_of(event: &Event) -> Option<u32> {
 }
 
 impl Shift {
-    fn request(self, request: RequestOutcome) -> RequestOutcome {
+    fn request(self, request: &RequestOutcome) -> RequestOutcome {
         let later = |time: Option<Seconds>| time.map(|time| time + self.time);
         RequestOutcome {
             id: request.id + self.ids,
@@ -62,7 +62,7 @@ impl Shift {
             first_token: later(request.first_token),
             last_token: later(request.last_token),
             ended: later(request.ended),
-            ..request
+            ..request.clone()
         }
     }
 

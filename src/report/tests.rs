@@ -1,9 +1,7 @@
 //! Every output from made-up analyses: usual ones, odd ones, hostile ones.
 
 use super::*;
-use crate::analyze::server_model::{
-    Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload,
-};
+use crate::analyze::server_model::{Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload};
 use crate::analyze::{
     Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Steadiness, StepAnalysis,
     Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
@@ -129,12 +127,7 @@ fn recommendation() -> Recommendation {
         remarks: vec!["a remark | with a bar".to_owned()],
     };
     Recommendation {
-        assumptions: Assumptions {
-            tolerance: 0.1,
-            lag: Seconds(30.0),
-            startup: Seconds(120.0),
-            growth: 0.1,
-        },
+        assumptions: Assumptions { tolerance: 0.1, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 },
         advice: vec![Advice {
             signal: Signal::Queue,
             value: 3.0,
@@ -177,7 +170,7 @@ fn prediction() -> Prediction {
         chunking: true,
         token_budget: Some(16_384),
         drift: Drift { steps: vec![0.001, -0.003], changes: Vec::new() },
-        batch_cap: Some(54.0),
+        batch_cap: 54.0,
         asymptote: Rate(8.0),
         half_saturation: 23.0,
         agreement: Vec::new(),

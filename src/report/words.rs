@@ -51,7 +51,11 @@ pub(super) fn prediction(input: &ReportInput) -> Option<String> {
         Some(tokens) => format!("about {tokens} KV tokens"),
         None => "no KV limit seen".to_owned(),
     };
-    let changed = if prediction.drift.most() > DRIFT { ": it changed during the run" } else { "" };
+    let changed = match prediction.drift.changes.len() {
+        0 if prediction.drift.most() > DRIFT => ", which is not calm",
+        0 => "",
+        _ => "; it changed during the run",
+    };
     Some(format!(
         "{} per replica by its own counters ({} scrapes, {limit}; decode times of the steps within {:.1} % \
          of the fit{changed})",
@@ -75,7 +79,7 @@ pub(super) fn forward_cost(input: &ReportInput) -> Option<String> {
     ))
 }
 
-/// Above this the server was not the same throughout; below half a percent is calm.
+/// Above this a step lies apart from the others; below half a percent is calm.
 const DRIFT: f64 = 0.007;
 
 /// Whether a step holds, fails, or is not judged, in the given words.

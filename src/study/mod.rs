@@ -84,12 +84,18 @@ pub fn calibrate(deployment: &Deployment, production: Replicas, seed: u64) -> Ca
     let mut plan =
         Plan::new(&RampSpec::Adaptive, None, deployment.single_latency(), deployment.replicas, None);
     let mut world = World::new(&deployment.model, deployment.replicas, deployment.declared_output, seed);
-    let mut found =
-        Calibration { steps: Vec::new(), before_verification: None, prediction: None, gpu_minutes: 0.0, gpu_minutes_verified: 0.0 };
-    while let Next::Step(step, reason) = plan.next() {
+    let mut found = Calibration {
+        steps: Vec::new(),
+        before_verification: None,
+        prediction: None,
+        gpu_minutes: 0.0,
+        gpu_minutes_verified: 0.0,
+    };
+    while let Next::Step(step, reason) = plan.next_step() {
         if plan.verifies() {
             found.gpu_minutes = world.now().0 * n / 60.0;
-            found.before_verification = found.steps.last().and_then(|(_, step)| Some(Rate(step.guide?.capacity.0 / n)));
+            found.before_verification =
+                found.steps.last().and_then(|(_, step)| Some(Rate(step.guide?.capacity.0 / n)));
         }
         world.drive(step, &schedule);
         let requests = world.outcomes();

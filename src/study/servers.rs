@@ -68,7 +68,8 @@ impl Deployment {
         if self.slos.is_empty() {
             return fail("slo", "must name at least one limit, like ttft:p95:2s");
         }
-        let typical = ServerModel::reservation(self.input_tokens.mean() as u32, self.output_tokens.mean() as u32);
+        let typical =
+            ServerModel::reservation(self.input_tokens.mean() as u32, self.output_tokens.mean() as u32);
         if model.batch_limit(typical, 1) == 0 {
             return fail("model.token-budget", "is too small for one request of mean size");
         }

@@ -83,9 +83,10 @@ pub fn row(server: &str, family: Family, truth: Rate, calibrations: &[Calibratio
         n: calibrations.len(),
         failed: calibrations.len() - found.len(),
         rmse_percent: rms(found.iter().map(|p| error(p.capacity))),
-        rmse_before_verification_percent: rms(
-            calibrations.iter().filter_map(|c| c.before_verification).map(error),
-        ),
+        rmse_before_verification_percent: rms(calibrations
+            .iter()
+            .filter_map(|c| c.before_verification)
+            .map(error)),
         bias_percent: mean(found.iter().map(|p| error(p.capacity))),
         interval_coverage_percent: share(
             found.iter().filter(|p| (p.low.0..=p.high.0).contains(&truth.0)).count(),
@@ -117,10 +118,9 @@ pub fn summarize(rows: Vec<Row>, pooling: Option<(u32, u32, Vec<Row>)>) -> Summa
         calibrations: rows.iter().map(|row| row.n).sum(),
         capacity_rmse_percent: pooled_rms(&|family| family == Family::Model),
         capacity_rmse_percent_mismatch: pooled_rms(&|family| family != Family::Model),
-        interval_coverage_percent: over(
-            &|family| family != Family::Drifting,
-            |row| row.interval_coverage_percent,
-        ),
+        interval_coverage_percent: over(&|family| family != Family::Drifting, |row| {
+            row.interval_coverage_percent
+        }),
         gpu_minutes: over(&|_| true, |row| row.gpu_minutes),
         gpu_minutes_verified: over(&|_| true, |row| row.gpu_minutes_verified),
         drift_noticed_percent: over(&|family| family == Family::Drifting, |row| row.drift_noticed_percent),

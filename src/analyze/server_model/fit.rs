@@ -134,7 +134,8 @@ pub(super) fn fit_prefill<'a>(rounds: impl IntoIterator<Item = &'a [Interval]>) 
         let sum = |of: &dyn Fn(&Interval) -> f64| round.iter().map(of).sum::<f64>();
         let count = sum(&|i| i.prefills);
         let carried = sum(&|i| i.mean_batch(true).unwrap_or(0.0) * i.prefills);
-        let terms = [count, sum(&|i| i.input_tokens) / round.len() as f64, carried, sum(&|i| i.prefill_seconds)];
+        let terms =
+            [count, sum(&|i| i.input_tokens) / round.len() as f64, carried, sum(&|i| i.prefill_seconds)];
         for (row, a) in matrix.iter_mut().zip(terms) {
             row.iter_mut().zip(terms).for_each(|(cell, b)| *cell += a * b / count.max(1.0));
         }

@@ -16,9 +16,9 @@ pub use play::{Played, Workload, capacity, play};
 pub use shape::{StepTime, step_time};
 pub use uncertainty::{Share, Uncertainty};
 
+use super::gauges::Track;
 use super::{Curve, Measured, Origin, gauges, steps};
 use crate::batching::{Admission, Deviations, ServerModel};
-use super::gauges::Track;
 use crate::measurement::{RequestOutcome, Sample, StepMark};
 use crate::units::{Rate, Replicas, Seconds, Slo, SloMetric};
 use serde::Serialize;
@@ -96,8 +96,9 @@ pub struct Prediction {
     pub token_budget: Option<u32>,
     /// How steady the server was.
     pub drift: Drift,
-    /// The largest batch that requests like these fit into, where a limit is known.
-    pub batch_cap: Option<f64>,
+    /// The largest batch that requests like these fit into: by the KV limit where one is known, else by the
+    /// number of requests that the server takes.
+    pub batch_cap: f64,
     /// Asymptotic rate of a replica, 1 / (p' + (L - 1) b), and half-saturation concurrency
     /// K = (L - 1) a / (p' + (L - 1) b), of the closed form with L output tokens.
     pub asymptote: Rate,
@@ -376,7 +377,11 @@ fn agreement(fitted: &Fitted, measured: &Measured, slos: &[Slo], known: &Known) 
             n: step.attempts,
             measured: 1.0 - step.goodput?,
             played: played.violations,
-            figure_off: nearest.1.value.zip(nearest.0.value).map(|(measured, played)| measured / played - 1.0),
+            figure_off: nearest
+                .1
+                .value
+                .zip(nearest.0.value)
+                .map(|(measured, played)| measured / played - 1.0),
         })
     };
     driven.into_iter().filter_map(|(mark, _)| of_step(mark)).collect()
@@ -403,7 +408,7 @@ fn first_guess(model: &ServerModel, sizes: &[(u32, u32)]) -> Rate {
 }
 
 /// The largest batch that requests of these sizes fit into, on average.
-fn batch_cap(model: &ServerModel, sizes: &[(u32, u32)], known: &Known) -> Option<f64> {
+fn batch_cap(model: &ServerModel, sizes: &[(u32, u32)], known: &Known) -> f64 {
     let reserved = sizes.iter().map(|(input, output)| {
         f64::from(ServerModel::reservation(*input, known.declared_output.unwrap_or(*output)))
     });
@@ -417,7 +422,7 @@ fn batch_cap(model: &ServerModel, sizes: &[(u32, u32)], known: &Known) -> Option
     let by_budget =
         (model.token_budget < u32::MAX && sum > 0.0).then(|| f64::from(model.usable_budget()) * weight / sum);
     let by_requests = f64::from(model.max_concurrent_requests);
-    Some(by_budget.map_or(by_requests, |by_budget| by_budget.min(by_requests)))
+    by_budget.map_or(by_requests, |by_budget| by_budget.min(by_requests))
 }
 
 /// Asymptotic rate and half-saturation concurrency by the closed form with measured joins per prefill.
@@ -461,8 +466,7 @@ fn rounds(all: &[Interval], replicas: usize) -> Vec<Vec<Interval>> {
     for interval in all {
         match rounds.last_mut() {
             Some(round)
-                if round.len() < replicas
-                    && (interval.end - round[0].end).0 < round[0].length.0 / 2.0 =>
+                if round.len() < replicas && (interval.end - round[0].end).0 < round[0].length.0 / 2.0 =>
             {
                 round.push(*interval);
             }

@@ -68,7 +68,9 @@ impl Workload {
                 time
             })
             .collect();
-        arrivals.iter_mut().for_each(|arrival| *arrival *= n as f64 / time);
+        for arrival in &mut arrivals {
+            *arrival *= n as f64 / time;
+        }
         let mut sorted = sizes.to_vec();
         sorted.sort_unstable_by_key(|(input, output)| (*output, *input));
         let from: f64 = rng.random();

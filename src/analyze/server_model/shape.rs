@@ -88,7 +88,8 @@ fn seen(interval: &Interval, chunking: bool) -> Option<Seen> {
     let mut terms = [0.0; TERMS];
     for i in 0..WAY {
         let part = (f64::from(i) + 0.5) / f64::from(WAY) * 2.0;
-        let way = if part < 1.0 { from + (middle - from) * part } else { middle + (to - middle) * (part - 1.0) };
+        let way =
+            if part < 1.0 { from + (middle - from) * part } else { middle + (to - middle) * (part - 1.0) };
         let (low, share) = (way.max(1.0).floor(), way.max(1.0).fract());
         for ((term, low), high) in terms.iter_mut().zip(at(low)).zip(at(low + 1.0)) {
             *term += (low * (1.0 - share) + high * share) / f64::from(WAY);

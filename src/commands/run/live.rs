@@ -123,12 +123,7 @@ impl Live {
 /// What a search needs to know of a step.
 pub(super) fn step_result(step: &StepAnalysis, guide: Option<Guide>) -> StepResult {
     let mark = step.mark;
-    StepResult {
-        rate: Rate(mark.load.level()),
-        length: mark.end - mark.start,
-        holds: step.holds(),
-        guide,
-    }
+    StepResult { rate: Rate(mark.load.level()), length: mark.end - mark.start, holds: step.holds(), guide }
 }
 
 /// What all steps so far say of the capacity. `None` where the server does not show enough of itself.

@@ -7,8 +7,8 @@ use super::resume::Earlier;
 use super::{limits, load, safety};
 use crate::analyze::Known;
 use crate::cli::console::Console;
-use crate::commands::derive;
 use crate::cli::{Exit, Failure, OrExit, RunArgs};
+use crate::commands::derive;
 use crate::commands::server;
 use crate::commands::sources::{self, Sources};
 use crate::drive::{
