@@ -7,7 +7,7 @@ use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
 use crate::measurement::{Sample, Series, Source};
 use crate::plan::RequestSource;
-use crate::recommend::{Assumptions, Recommendation, recommend};
+use crate::recommend::{Assumptions, LagOrigin, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
@@ -111,8 +111,11 @@ pub(super) fn from_run(
         replicas: Replicas(scenario.replicas),
     };
     let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
-    let mut recommendation =
-        analysis.capacity.as_ref().ok().map(|capacity| recommend(&analysis, capacity, assumptions(scenario)));
+    let mut recommendation = analysis
+        .capacity
+        .as_ref()
+        .ok()
+        .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
@@ -143,10 +146,17 @@ pub(super) fn from_run(
 }
 
 /// The control loop as the scenario describes it.
-fn assumptions(scenario: &Scenario) -> Assumptions {
+fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
+    let measured = analysis.lags.iter().map(|lag| lag.age.lag).max_by(|a, b| a.0.total_cmp(&b.0));
+    let (lag, lag_origin) = match (scenario.lag, measured) {
+        (Some(given), _) => (given, LagOrigin::Given),
+        (None, Some(measured)) => (measured, LagOrigin::Measured),
+        (None, None) => (Assumptions::LAG, LagOrigin::Assumed),
+    };
     Assumptions {
         tolerance: scenario.tolerance,
-        lag: scenario.lag,
+        lag,
+        lag_origin,
         startup: scenario.startup,
         growth: scenario.growth,
     }

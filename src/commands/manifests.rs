@@ -6,7 +6,7 @@ use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
-use crate::recommend::{Assumptions, Recommendation, Target, Term};
+use crate::recommend::{Assumptions, LagOrigin, Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
 use crate::units::{Milli, Seconds, Signal};
@@ -161,7 +161,13 @@ fn recommendation(given: &[GivenTarget], tolerance: f64) -> anyhow::Result<Recom
     }
     let recommended = given.first().map(|target| target.signal);
     // Given targets stand as they are: nothing but the tolerance was reckoned with.
-    let assumptions = Assumptions { tolerance, lag: Seconds::ZERO, startup: Seconds::ZERO, growth: 0.0 };
+    let assumptions = Assumptions {
+        tolerance,
+        lag: Seconds::ZERO,
+        lag_origin: LagOrigin::Given,
+        startup: Seconds::ZERO,
+        growth: 0.0,
+    };
     Ok(Recommendation {
         assumptions,
         targets,

@@ -24,7 +24,13 @@ fn target(signal: Signal, milli: i64) -> Target {
 }
 
 fn assumptions(tolerance: f64) -> Assumptions {
-    Assumptions { tolerance, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 }
+    Assumptions {
+        tolerance,
+        lag: Seconds(30.0),
+        lag_origin: crate::recommend::LagOrigin::Assumed,
+        startup: Seconds(120.0),
+        growth: 0.1,
+    }
 }
 
 fn recommendation() -> Recommendation {

@@ -151,8 +151,9 @@ fn terms(
         term(
             "reaction time: lag + half a sync + start-up",
             format!(
-                "{} + {} + {} = {}",
+                "{} ({}) + {} + {} = {}",
                 assumptions.lag,
+                assumptions.lag_origin.word(),
                 Assumptions::HALF_SYNC,
                 assumptions.startup,
                 assumptions.reaction()

@@ -10,13 +10,41 @@ pub struct Assumptions {
     pub tolerance: f64,
     /// Delay of the metric on its way to the HPA.
     pub lag: Seconds,
+    /// Where that delay is from.
+    pub lag_origin: LagOrigin,
     /// From the decision to scale up until the new replica serves.
     pub startup: Seconds,
     /// Growth of the load to survive, as a fraction per minute.
     pub growth: f64,
 }
 
+/// Where the delay of a metric is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LagOrigin {
+    /// The user said it.
+    Given,
+    /// The metrics APIs were read beside the server, and ran behind it by so much.
+    Measured,
+    /// Nobody knows: a scrape every 15 s, ingestion and an adapter make about as much.
+    Assumed,
+}
+
+impl LagOrigin {
+    /// The word for people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            LagOrigin::Given => "given",
+            LagOrigin::Measured => "measured",
+            LagOrigin::Assumed => "assumed",
+        }
+    }
+}
+
 impl Assumptions {
+    /// What is assumed where nobody says and nothing was measured.
+    pub const LAG: Seconds = Seconds(30.0);
+
     /// Half of the controller's sync period of 15 s: how long a metric waits for it on average.
     pub const HALF_SYNC: Seconds = Seconds(7.5);
 

@@ -127,7 +127,13 @@ fn recommendation() -> Recommendation {
         remarks: vec!["a remark | with a bar".to_owned()],
     };
     Recommendation {
-        assumptions: Assumptions { tolerance: 0.1, lag: Seconds(30.0), startup: Seconds(120.0), growth: 0.1 },
+        assumptions: Assumptions {
+            tolerance: 0.1,
+            lag: Seconds(30.0),
+            lag_origin: crate::recommend::LagOrigin::Assumed,
+            startup: Seconds(120.0),
+            growth: 0.1,
+        },
         advice: vec![Advice {
             signal: Signal::Queue,
             value: 3.0,

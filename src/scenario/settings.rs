@@ -160,7 +160,7 @@ settings! {
     /// Tolerance of the HPA controller, as a fraction of 1 [default: 0.1]
     #[arg(long, value_name = "FRACTION", help_heading = "Judgement")]
     tolerance: f64,
-    /// Delay of the metric on its way to the HPA: half a scrape, ingestion, adapter [default: 30s]
+    /// Delay of the metric on its way to the HPA: half a scrape, ingestion, adapter [default: as measured by way of the metrics APIs, else 30s]
     #[arg(long, value_name = "TIME", help_heading = "Judgement")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     lag: Seconds,
@@ -257,8 +257,8 @@ pub struct Scenario {
     pub gpus_per_replica: u32,
     /// HPA tolerance.
     pub tolerance: f64,
-    /// Delay of the metric on its way to the HPA.
-    pub lag: Seconds,
+    /// Delay of the metric on its way to the HPA; `None`: as measured, else assumed.
+    pub lag: Option<Seconds>,
     /// Start-up time of a replica.
     pub startup: Seconds,
     /// Growth of the load to allow for, as a fraction per minute.
@@ -295,7 +295,6 @@ impl Settings {
             i_own_this_target: Some(false),
             gpus_per_replica: Some(1),
             tolerance: Some(0.1),
-            lag: Some(Seconds(30.0)),
             startup: Some(Seconds(120.0)),
             growth: Some(0.1),
             ..Settings::default()
@@ -354,7 +353,7 @@ impl Settings {
             replicas,
             gpus_per_replica: all.gpus_per_replica.ok_or_else(|| missing("gpus-per-replica"))?,
             tolerance: all.tolerance.ok_or_else(|| missing("tolerance"))?,
-            lag: all.lag.ok_or_else(|| missing("lag"))?,
+            lag: all.lag,
             startup: all.startup.ok_or_else(|| missing("startup"))?,
             growth: all.growth.ok_or_else(|| missing("growth"))?,
             production_replicas: all.production_replicas.unwrap_or(replicas),
