@@ -19,7 +19,7 @@ pub use uncertainty::{Share, Uncertainty};
 use super::gauges::Track;
 use super::{Curve, Measured, Origin, gauges, steps};
 use crate::batching::{Admission, Deviations, ServerModel};
-use crate::measurement::{RequestOutcome, Sample, StepMark};
+use crate::measurement::{RequestOutcome, Sample, Series, StepMark};
 use crate::units::{Rate, Replicas, Seconds, Slo, SloMetric};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -66,6 +66,9 @@ pub struct Fitted {
     /// KV tokens that requests can reserve: as the server says, or as seen. `None`: that limit was never
     /// reached.
     pub token_budget: Option<u32>,
+    /// The most KV tokens that were seen reserved, and a mean request's more: a limit that was not reached
+    /// may lie as low as this.
+    least_budget: Option<u32>,
     /// How steady the server was.
     pub drift: Drift,
     /// What the costs rest on, brought to the level that the server had last, in rounds.
@@ -221,7 +224,9 @@ pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPredic
         fit_model(&slices, admission, known, token_budget).ok_or(NoPrediction::NotDetermined)?;
     let marks: Vec<StepMark> = steps::driven(measured.events).into_iter().map(|(mark, _)| mark).collect();
     let drift = Drift { steps: drift::of_steps(&all, &marks, &model, chunking), changes };
-    Ok(Fitted { model, cost, token_budget, drift, rounds })
+    let most = samples.iter().filter_map(|s| s.get(Series::BatchTokens)).reduce(f64::max);
+    let least_budget = most.map(|most| (most + mean_reservation) as u32);
+    Ok(Fitted { model, cost, token_budget, least_budget, drift, rounds })
 }
 
 /// The server whose forwards cost what the rounds say, and those costs on a straight line. `None` where they

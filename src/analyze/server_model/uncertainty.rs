@@ -5,7 +5,7 @@
 //! the capacity. Sampling alone would give far too narrow an interval: servers change, and no server is
 //! the model.
 
-use super::play::margin_at;
+use super::play::{self, margin_at};
 use super::{Agreement, Fitted, Interval, Known, Workload, fit_model};
 use crate::batching::ServerModel;
 use crate::units::{Rate, Seconds, Slo};
@@ -31,6 +31,8 @@ pub struct Share {
     pub share: f64,
 }
 
+/// Width of a uniform distribution over its standard deviation.
+const UNIFORM: f64 = 3.464;
 /// Standard deviations on either side of a 90 % interval of a normal distribution.
 const NINETY_PERCENT: f64 = 1.645;
 /// Requests in each play, and how often each random source is drawn.
@@ -115,9 +117,19 @@ pub(super) fn of(
         (shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY)
     };
     shares.push(Share { name: "shape of the step time", share: shape });
-    if let (None, Some(budget)) = (known.token_budget, fitted.token_budget) {
-        let other = ServerModel { token_budget: (f64::from(budget) * 1.01) as u32, ..fitted.model.clone() };
-        shares.push(Share { name: "KV limit, not exported", share: shift(&other).abs() });
+    let with_budget = |token_budget: u32| ServerModel { token_budget, ..fitted.model.clone() };
+    match (known.token_budget, fitted.token_budget, fitted.least_budget) {
+        (Some(_), ..) | (None, None, None) => {}
+        (None, Some(seen), _) => {
+            let share = shift(&with_budget((f64::from(seen) * 1.01) as u32)).abs();
+            shares.push(Share { name: "KV limit, not exported", share });
+        }
+        // It lies anywhere above what was reserved at most.
+        (None, None, Some(least)) => {
+            let lowest = play::capacity(&with_budget(least), &workload, slos, capacity, 2.0);
+            let fall = (capacity.0 / lowest.map_or(capacity.0 / 2.0, |lowest| lowest.0)).ln().abs();
+            shares.push(Share { name: "KV limit, never reached", share: fall / UNIFORM });
+        }
     }
     if let Some(off) = seen_by_clients(agreement, capacity) {
         shares.push(Share { name: "model against what clients saw", share: OF_CLIENTS * off / slope });
