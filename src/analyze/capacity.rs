@@ -6,6 +6,8 @@ use crate::units::{Limit, Rate, Replicas, Slo, SloMetric};
 
 /// Steps from this share of the predicted capacity on test the prediction.
 const NEAR: f64 = 0.7;
+/// A prediction needs a step of at least this share of it.
+const REACHED: f64 = 0.6;
 /// A prediction is contradicted where, at the same arrivals, clients saw so many more or fewer violations
 /// than the fitted server gives, in shares of the requests, and a figure so much off.
 const VIOLATIONS_OFF: f64 = 0.10;
@@ -21,6 +23,8 @@ pub(super) fn find(
     let by_clients = by_clients(steps, measured, slos);
     let gaps_limited = slos.iter().any(|slo| slo.metric == SloMetric::Itl);
     match prediction {
+        // Too far above everything that was driven, the fitted server is a guess.
+        Ok(prediction) if highest(steps, measured.replicas) < prediction.capacity.0 * REACHED => by_clients,
         Ok(prediction) if !contradicted(prediction) => {
             let predicted = predicted(prediction, &by_clients);
             match by_clients {
@@ -34,6 +38,10 @@ pub(super) fn find(
         }
         _ => by_clients,
     }
+}
+
+fn highest(steps: &[StepAnalysis], replicas: Replicas) -> f64 {
+    steps.iter().map(|step| step.carried(replicas).0).fold(0.0, f64::max)
 }
 
 /// Whether the steps near the predicted capacity came out otherwise than the fitted server does.

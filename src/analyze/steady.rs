@@ -17,6 +17,8 @@ const STUDENT: f64 = 2.896;
 /// CUSUM of the batch means against their first half: allowance and decision limit, standard deviations.
 const ALLOWANCE: f64 = 0.5;
 const DECISION: f64 = 5.0;
+/// Fewer requests in flight, at the start and at the end together, show no trend.
+const LEAST_FOR_TREND: f64 = 20.0;
 /// Growth below this share of the arrivals is no matter.
 const LEAST_SHARE: f64 = 0.05;
 /// Completions below this share of the arrivals do not keep up.
@@ -47,18 +49,19 @@ fn means(requests: &[RequestOutcome], from: Seconds, length: Seconds, n: usize) 
 
 /// Whether requests in flight stayed level over the measured part. They grew where the count at the end is
 /// above that at the start by more than chance (three standard deviations of a difference of two Poisson
-/// counts), or where their trend is significant at 99 % or a CUSUM leaves its band, and completions did not
-/// keep up with arrivals; and in any case by more than 5 % of what arrived.
+/// counts), or where it is so by half as much, their trend is significant at 99 % or a CUSUM leaves its band,
+/// and completions did not keep up with arrivals; and in any case by more than 5 % of what arrived.
 pub(super) fn steadiness(requests: &[RequestOutcome], mark: &StepMark, attempts: usize) -> Steadiness {
     if attempts < LEAST_REQUESTS {
         return Steadiness::Unknown;
     }
     let (before, after) = (in_flight_at(requests, mark.hold_start), in_flight_at(requests, mark.end));
     let by = after - before;
-    let chance = 3.0 * (before + after).max(1.0).sqrt();
+    let chance = (before + after).max(1.0).sqrt();
     let means = means(requests, mark.hold_start, mark.hold() / MEANS as f64, MEANS);
     let behind = attempts as f64 - by < attempts as f64 * KEEPS_UP;
-    let grew = by > chance || (behind && (rises(&means) || leaves_band(&means)));
+    let trend = before + after >= LEAST_FOR_TREND && (rises(&means) || leaves_band(&means));
+    let grew = by > 3.0 * chance || (by > 1.5 * chance && behind && trend);
     if grew && by > LEAST_SHARE * attempts as f64 { Steadiness::Growing { by } } else { Steadiness::Steady }
 }
 
