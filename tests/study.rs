@@ -4,8 +4,9 @@
 
 use calibrate::analyze::server_model::{Known, Workload, capacity, play};
 use calibrate::batching::ServerModel;
+use calibrate::plan::{ArrivalTimes, Spacing, stream};
 use calibrate::study::{Deployment, Family, built_in, calibrate, truth, variants};
-use calibrate::units::{Rate, Replicas, Seconds, Slo};
+use calibrate::units::{Load, Rate, Replicas, Seconds, Slo};
 
 fn deployment(server: &str, family: Family) -> Deployment {
     let (_, deployment) = built_in().into_iter().find(|(name, _)| *name == server).unwrap();
@@ -44,9 +45,48 @@ fn a_server_that_becomes_slower_in_between_is_noticed_and_judged_as_it_is_last()
     let server = deployment("TPOT-bound", Family::Drifting);
     let (off, found) = error(&server, server.replicas, 13);
     let prediction = found.prediction.unwrap();
+    assert!(
+        prediction.dispersion.iter().all(|step| (0.4..2.5).contains(&step.ratio)),
+        "{:?}",
+        prediction.dispersion
+    );
     assert_eq!(prediction.drift.changes.len(), 1, "{:?}", prediction.drift);
     assert!((prediction.drift.changes[0].shift.0 - 0.001).abs() < 0.000_4, "{:?}", prediction.drift);
     assert!(off.abs() < 0.04, "{off}");
+}
+
+/// Relative error of a mean batch over a window, in units of the load: sqrt((1 + CV^2) / (rate x length)),
+/// times the elasticity for the batch itself.
+#[test]
+fn a_mean_batch_scatters_by_the_law_of_its_elasticity() {
+    let server = deployment("TPOT-bound", Family::Model);
+    let sizes: Vec<(u32, u32)> = vec![(392, 186); 10];
+    let known = Known { declared_output: Some(512), ..Known::default() };
+    let (rate, requests) = (1.5, 600.0);
+    let batches: Vec<f64> = (0..48)
+        .map(|seed| {
+            let length = Seconds(requests);
+            let arrivals =
+                ArrivalTimes::new(Load::Rate(Rate(1.0)), length, Spacing::Poisson, stream(seed, "window"));
+            let arrivals: Vec<f64> = arrivals.map(|time| time.0).collect();
+            let workload = Workload {
+                sizes: vec![(392, 186); arrivals.len()],
+                arrivals,
+                declared_output: Some(512),
+                warm_up: 0,
+                replicas: Replicas(1),
+            };
+            play(&server.model, &workload, Rate(rate), &server.slos).batch
+        })
+        .collect();
+    let mean = batches.iter().sum::<f64>() / 48.0;
+    let error = (batches.iter().map(|b| (b / mean - 1.0).powi(2)).sum::<f64>() / 47.0).sqrt();
+    let at = |rate: f64| {
+        play(&server.model, &Workload::poisson(&sizes, 20_000, &known, 99), Rate(rate), &server.slos).batch
+    };
+    let elasticity = (at(rate * 1.05) / at(rate * 0.95)).ln() / (1.05_f64 / 0.95).ln();
+    let law = elasticity / f64::sqrt(requests);
+    assert!((error / law - 1.0).abs() < 0.35, "{error} for {law}");
 }
 
 fn small(slos: &[&str]) -> (ServerModel, Workload, Vec<Slo>) {

@@ -1,6 +1,7 @@
 //! Which metric to scale on, and what to know before doing so.
 
 use super::Target;
+use crate::analyze::server_model::{Dispersion, Prediction};
 use crate::analyze::{Analysis, Capacity, Method, Steadiness, Verdict};
 use crate::units::{Rate, Signal};
 
@@ -112,7 +113,13 @@ fn about_capacity(analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
             }
         }
     }
-    let Ok(prediction) = &analysis.prediction else { return warnings };
+    warnings.extend(analysis.prediction.iter().flat_map(|p| about_server(p, analysis, capacity)));
+    warnings
+}
+
+/// What the fitted server leaves open.
+fn about_server(prediction: &Prediction, analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
+    let mut warnings = Vec::new();
     for change in &prediction.drift.changes {
         warnings.push(format!(
             "the server changed at {}: each forward takes {:+.2} ms since ({:+.1} %); the capacity is that of its later \
@@ -120,6 +127,13 @@ fn about_capacity(analysis: &Analysis, capacity: &Capacity) -> Vec<String> {
             change.at,
             change.shift.0 * 1e3,
             change.share * 100.0
+        ));
+    }
+    if let Some(odd) = prediction.dispersion.iter().find(|step| !Dispersion::USUAL.contains(&step.ratio)) {
+        warnings.push(format!(
+            "in step {} requests in flight scattered {:.1} times as much as those of independent users: arrivals come in \
+             bursts or evenly, or the replicas are not loaded alike",
+            odd.step, odd.ratio
         ));
     }
     let highest = analysis.steps.iter().map(|step| step.carried(analysis.replicas).0).fold(0.0, f64::max);

@@ -180,6 +180,7 @@ fn prediction() -> Prediction {
         asymptote: Rate(8.0),
         half_saturation: 23.0,
         agreement: Vec::new(),
+        dispersion: Vec::new(),
         curves: Curves::default(),
         model: serde_json::from_value(serde_json::json!({
             "prefill-base": 0.02, "prefill-per-token": 0.00015, "decode-base": 0.018,

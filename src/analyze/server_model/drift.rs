@@ -32,8 +32,8 @@ pub struct Change {
 const MOST_CHANGES: usize = 3;
 /// A change is at least this share of a decode, and so many times its standard error: the moment is
 /// searched, so that chance has many tries.
-const LEAST_SHARE: f64 = 0.007;
-const LEAST_SIGMAS: f64 = 7.0;
+const LEAST_SHARE: f64 = 0.012;
+const LEAST_SIGMAS: f64 = 8.0;
 /// Intervals are compared within so many classes of equal batch.
 const CLASSES: usize = 12;
 /// No change is looked for within so many intervals of either end.

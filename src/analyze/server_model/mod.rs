@@ -2,6 +2,7 @@
 //! room `batching`, the load at which the SLO breaks. A few minutes of counters tell the capacity more
 //! exactly than an hour of client latencies, since the means of counters hardly scatter.
 
+mod dispersion;
 mod drift;
 mod fit;
 mod intervals;
@@ -9,6 +10,7 @@ mod play;
 mod shape;
 mod uncertainty;
 
+pub use dispersion::Dispersion;
 pub use drift::{Change, Drift};
 pub use fit::{ForwardCost, Interval, fit};
 pub use intervals::{admission, intervals, token_budget};
@@ -109,6 +111,8 @@ pub struct Prediction {
     pub half_saturation: f64,
     /// How the measured steps come out when their arrivals are played through the fitted server.
     pub agreement: Vec<Agreement>,
+    /// Whether requests in flight scatter as those of independent users, in the steps long enough to tell.
+    pub dispersion: Vec<Dispersion>,
     /// Curves of the fitted server against the load of a replica.
     #[serde(skip)]
     pub curves: Curves,
@@ -331,6 +335,7 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Predi
         asymptote,
         half_saturation,
         agreement,
+        dispersion: dispersion::of_steps(measured, &slos, half_saturation),
         curves: curves(&fitted, &sizes, &slos, found, known),
         drift: fitted.drift,
         model: fitted.model,
