@@ -138,11 +138,15 @@ pub(super) fn of(
     if let Some(off) = seen_by_clients(agreement, capacity) {
         shares.push(Share { name: "model against what clients saw", share: OF_CLIENTS * off / slope });
     }
+    let total = together(&shares);
+    Uncertainty { shares, total }
+}
+
+fn together(shares: &[Share]) -> f64 {
     let sum = |mine: &dyn Fn(&&Share) -> bool| -> f64 {
         shares.iter().filter(mine).map(|s| s.share * s.share).sum::<f64>().sqrt()
     };
-    let total = (OVERLAP * sum(&|s| s.name != NEVER_REACHED)).hypot(sum(&|s| s.name == NEVER_REACHED));
-    Uncertainty { shares, total }
+    (OVERLAP * sum(&|s| s.name != NEVER_REACHED)).hypot(sum(&|s| s.name == NEVER_REACHED))
 }
 
 /// The figure nearest to its limit, measured against played, in the steps near the capacity.
