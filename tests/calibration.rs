@@ -234,15 +234,16 @@ fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
     let prediction = predict(&measured, &slos, &known).unwrap();
     let truth = Preset::by_name("demo").unwrap().config().model;
     let cost = prediction.cost;
-    for (found, true_) in [
-        (cost.decode_base, truth.decode_base),
-        (cost.decode_per_sequence, truth.decode_per_sequence),
-        (cost.prefill_base, truth.prefill_base),
-        (cost.prefill_per_token, truth.prefill_per_token),
+    for (found, true_, within) in [
+        (cost.decode_base, truth.decode_base, 0.01),
+        (cost.decode_per_sequence, truth.decode_per_sequence, 0.01),
+        // In real time, on a shared machine, a forward takes a little longer than it should: 0.09 ms here.
+        (cost.prefill_base, truth.prefill_base, 0.02),
+        (cost.prefill_per_token, truth.prefill_per_token, 0.01),
     ] {
-        // In real time, on a shared machine, a forward takes a little longer than it should.
-        assert!((found.0 / true_.0 - 1.0).abs() < 0.02, "{found} for {true_}: {cost:?}");
+        assert!((found.0 / true_.0 - 1.0).abs() < within, "{found} for {true_}: {cost:?}");
     }
+    assert!(prediction.high.0 / prediction.low.0 < 1.15, "{} to {}", prediction.low, prediction.high);
     let sizes = RequestSource::Specs(
         "lognormal:mean=128,sd=64".parse().unwrap(),
         "lognormal:mean=48,sd=24".parse().unwrap(),

@@ -103,7 +103,7 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   calibrate run --ramp
-      The whole thing in about two minutes against the embedded simulated server
+      The whole thing in about two and a half minutes against the embedded simulated server
   calibrate run --ramp --target http://localhost:8080 --slo ttft:p95:2s --slo tpot:p95:80ms
       A real server, with an adaptive search for its limit
   calibrate run --ramp=rate:1..20:10x30s --target http://localhost:8080 --slo ttft:p95:2s

@@ -31,8 +31,9 @@ pub struct Share {
     pub share: f64,
 }
 
-/// The sources overlap: what a step deviates by has sampling in it, and what clients saw has both. So much of
-/// their sum makes 90 % intervals hold the truth about that often in studies.
+/// The sources overlap: what a step deviates by has sampling in it, and what clients saw has both. Their whole
+/// sum held the truth in 97 % of simulated calibrations (n = 32) where it should in 90 %; this share of it is
+/// chosen from that and not yet checked with many.
 const OVERLAP: f64 = 0.7;
 const NEVER_REACHED: &str = "KV limit, never reached";
 /// Width of a uniform distribution over its standard deviation.
