@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hpa", &["units"]),
     ("replay", &["analyze", "batching", "hpa", "units"]),
     ("recommend", &["analyze", "hpa", "replay", "units"]),
-    ("manifest", &["recommend", "units"]),
+    ("manifest", &["hpa", "recommend", "units"]),
     ("report", &["analyze", "hpa", "measurement", "recommend", "replay", "units"]),
     ("cluster", &["manifest", "observe", "units"]),
     ("simulator", &["batching", "units"]),

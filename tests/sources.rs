@@ -17,6 +17,8 @@ use calibrate::record::{RecordedRun, read};
 use doubles::{Double, Reply, runtime};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -553,6 +555,38 @@ fn credentials_may_be_handed_on_and_a_refusal_shows_no_secret() {
     assert_eq!(problem.kind, ProblemKind::Unauthorized);
     assert!(problem.reason.contains("gcloud auth application-default login"), "{problem}");
     assert!(!problem.reason.contains("verysecret"), "{problem}");
+}
+
+/// The flag goes to Google's own address over TLS, so a proxy stands at the way there and says who is asked for.
+#[test]
+fn the_flag_to_impersonate_asks_googles_credentials_service_for_the_account() {
+    let server = doubles::tgi();
+    let double = Double::serve(|path, _, _| {
+        assert_eq!(path, "/token", "without a token nothing is asked");
+        Reply::json(&json!({"access_token": "verysecret", "expires_in": 3600, "token_type": "Bearer"}))
+    });
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = proxy.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").unwrap();
+        line
+    });
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("key.json");
+    fs::write(&key, user(&double).to_string()).unwrap();
+    let output = calibrate(&["doctor", "--target", &server.url, "--cloud-monitoring", "my-project"])
+        .args(["--google-endpoint", &double.url, "--google-impersonate", "sa@p.iam.gserviceaccount.com"])
+        .args(["--google-credentials", &format!("file:{}", key.display())])
+        .env("HTTPS_PROXY", format!("http://{address}"))
+        .output()
+        .unwrap();
+    assert_eq!(asked.join().unwrap().trim(), "CONNECT iamcredentials.googleapis.com:443 HTTP/1.1");
+    assert_ne!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("no Google token"), "{}", said(&output));
+    assert!(!said(&output).contains("verysecret"), "{}", said(&output));
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use super::Steadiness;
 use super::steps::{in_flight_at, mean_in_flight};
-use crate::measurement::{RequestOutcome, StepMark};
-use crate::units::Seconds;
+use crate::measurement::{RequestOutcome, StepIndex, StepMark};
+use crate::units::{Load, Seconds};
+use std::collections::BTreeMap;
 
 /// Below this many requests nothing is said about a steady state.
 const LEAST_REQUESTS: usize = 10;
 /// Length of a batch mean for MSER-5, and the fewest of them that it is tried on.
 const BATCH: f64 = 5.0;
 const LEAST_BATCHES: usize = 10;
+/// Relaxation times that a step is given to settle.
+const RELAXATIONS: f64 = 3.0;
 /// Batch means that the slope is taken over.
 const MEANS: usize = 10;
 /// 99 % quantile of Student's t for the slope of so many means.
@@ -24,13 +27,23 @@ const LEAST_SHARE: f64 = 0.05;
 /// Completions below this share of the arrivals do not keep up.
 const KEEPS_UP: f64 = 0.98;
 
-/// From when on a step is measured: after its warm-up, and after the start-up that MSER-5 (White 1997) finds
-/// in the number of requests in flight, which is never more than half of the step. A stretch of a continuous
-/// ramp has no start-up.
+/// From when on a step is measured: after its warm-up; after the start-up that MSER-5 (White 1997) finds in the
+/// number of requests in flight; and, in an open loop, after three relaxation times. The latter two are never
+/// more than half of the step. A stretch of a continuous ramp has no start-up.
 pub(super) fn settled(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
-    let batches = ((mark.end - mark.start).0 / BATCH).floor() as usize;
-    if mark.hold_start <= mark.start || batches < LEAST_BATCHES {
+    if mark.hold_start <= mark.start {
         return mark.hold_start;
+    }
+    let length = mark.end - mark.start;
+    let open = matches!(mark.load, Load::Rate(_));
+    let relaxed = open.then(|| relaxation(requests, mark.index) * RELAXATIONS).unwrap_or_default();
+    let start_up = mser(requests, mark, (length.0 / BATCH).floor() as usize).max(relaxed.min(length * 0.5));
+    mark.hold_start.max(mark.start + start_up)
+}
+
+fn mser(requests: &[RequestOutcome], mark: &StepMark, batches: usize) -> Seconds {
+    if batches < LEAST_BATCHES {
+        return Seconds::ZERO;
     }
     let means = means(requests, mark.start, Seconds(BATCH), batches);
     let spread = |from: usize| {
@@ -39,7 +52,22 @@ pub(super) fn settled(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
         rest.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (rest.len() as f64).powi(2)
     };
     let cut = (0..=batches / 2).min_by(|a, b| spread(*a).total_cmp(&spread(*b))).unwrap_or(0);
-    mark.hold_start.max(mark.start + Seconds(BATCH * cut as f64))
+    Seconds(BATCH * cut as f64)
+}
+
+/// How long a server that batches continuously takes to forget: e x W, where W is how long a request stays
+/// and e, the elasticity of the batch, is W over its value without load, because both grow as (K + B) / K. The
+/// latter is taken from the step in which requests stay the shortest.
+fn relaxation(requests: &[RequestOutcome], step: StepIndex) -> Seconds {
+    let mut stays: BTreeMap<StepIndex, (f64, usize)> = BTreeMap::new();
+    for (step, stay) in requests.iter().filter_map(|request| Some((request.step, request.e2e()?))) {
+        let (sum, n) = stays.entry(step).or_default();
+        (*sum, *n) = (*sum + stay.0, *n + 1);
+    }
+    let mean = |(sum, n): &(f64, usize)| (*n >= LEAST_REQUESTS).then(|| sum / *n as f64);
+    let alone = stays.values().filter_map(mean).fold(f64::INFINITY, f64::min);
+    let stay = stays.get(&step).and_then(mean);
+    stay.map_or(Seconds::ZERO, |stay| Seconds(stay * stay / alone))
 }
 
 fn means(requests: &[RequestOutcome], from: Seconds, length: Seconds, n: usize) -> Vec<f64> {
@@ -92,6 +120,42 @@ fn leaves_band(means: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measurement::Phase;
+    use crate::units::Rate;
+
+    #[test]
+    fn a_loaded_step_settles_for_three_relaxation_times_and_at_most_for_half_of_it() {
+        let request = |step: StepIndex, start: f64, stay: f64| RequestOutcome {
+            id: 0,
+            step,
+            phase: Phase::Hold,
+            scheduled: Seconds(start),
+            sent: Some(Seconds(start)),
+            first_token: Some(Seconds(start)),
+            last_token: Some(Seconds(start + stay)),
+            ended: None,
+            input_tokens: Some(1),
+            output_tokens: Some(2),
+            chunks: 2,
+            status: Some(200),
+            error: None,
+            replica: None,
+        };
+        let mut requests: Vec<_> = (0..100).map(|i| request(0, f64::from(i), 2.0)).collect();
+        requests.extend((0..100).map(|i| request(1, 100.0 + f64::from(i), 4.0)));
+        requests.extend((0..100).map(|i| request(2, 200.0 + f64::from(i), 8.0)));
+        let mark = |index: StepIndex, load| StepMark {
+            index,
+            load,
+            start: Seconds(f64::from(index) * 100.0),
+            hold_start: Seconds(f64::from(index) * 100.0 + 5.0),
+            end: Seconds(f64::from(index + 1) * 100.0),
+        };
+        let cut = |index, load| (settled(&requests, &mark(index, load)) - mark(index, load).start).0;
+        let open = Load::Rate(Rate(1.0));
+        assert_eq!([0, 1, 2].map(|index| cut(index, open)), [6.0, 24.0, 50.0], "3 W W / W(alone)");
+        assert_eq!(cut(1, Load::Concurrency(4)), 5.0, "a closed loop forgets within its warm-up");
+    }
 
     #[test]
     fn a_trend_beyond_chance_rises_and_noise_does_not() {

@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn rates_count_what_lies_in_the_measured_part() {
-        let requests: Vec<_> = (0..24).map(|i| request(i, i as f64 * 0.5, 1.0)).collect();
+        let requests: Vec<_> = (0..24).map(|i| request(i, i as f64 * 0.5, 0.5)).collect();
         let step = analyze(&requests);
         assert_eq!((step.attempts, step.offered, step.achieved), (20, Rate(2.0), Rate(2.0)));
-        assert!((step.in_flight - 2.0).abs() < 1e-9, "Little: 2/s x 1 s, not {}", step.in_flight);
+        assert!((step.in_flight - 1.0).abs() < 1e-9, "Little: 2/s x 0.5 s, not {}", step.in_flight);
         assert_eq!(step.steady, Steadiness::Steady);
         assert_eq!(step.output_tokens_per_second, 20.0);
         assert!(step.holds());
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_kind_and_not_among_latencies() {
-        let mut requests: Vec<_> = (4..24).map(|i| request(i, i as f64 * 0.5, 1.0)).collect();
+        let mut requests: Vec<_> = (4..24).map(|i| request(i, i as f64 * 0.5, 0.5)).collect();
         requests[3].error = Some(FailureKind::Overloaded);
         requests[4].error = Some(FailureKind::Truncated);
         let step = analyze(&requests);

@@ -147,7 +147,7 @@ pub struct RecommendArgs {
     #[arg(long, value_name = "METRIC", value_parser = signal)]
     pub metric: Option<Signal>,
     /// Load over time: the cheapest target that holds under it, as `simulate --optimize` finds it with its defaults
-    #[arg(long, value_name = "SPEC", conflicts_with_all = ["lag", "growth", "production_replicas"])]
+    #[arg(long, value_name = "SPEC", conflicts_with_all = ["growth", "production_replicas"])]
     pub traffic: Option<TrafficSpec>,
     /// What is assumed of the control loop, instead of what the run assumed.
     #[command(flatten)]

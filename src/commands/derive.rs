@@ -121,14 +121,10 @@ pub(super) fn from_run(
         if let Some(metric) = metric {
             recommendation.prefer(metric);
         }
-        match server(run.info.target.kind.as_deref()) {
-            Ok(server) => {
-                let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
-                names.gpu_metric = gpu_metric(&run.samples);
+        match names_of(run, scenario) {
+            Ok(names) => {
                 recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-                let simulated = run.info.target.simulated;
-                let provenance = Provenance { lines: provenance(run, &analysis), simulated };
-                let all = manifest::render_all(recommendation, &names, &provenance)?;
+                let all = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
                 manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
                 left_out = all.left_out;
             }
@@ -145,8 +141,15 @@ pub(super) fn from_run(
     })
 }
 
+/// The names in the cluster for the server that was measured. `Err`: why no manifests are written.
+pub(super) fn names_of(run: &RecordedRun, scenario: &Scenario) -> Result<ClusterNames, String> {
+    let server = server(run.info.target.kind.as_deref())?;
+    let names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
+    Ok(ClusterNames { gpu_metric: gpu_metric(&run.samples), ..names })
+}
+
 /// The control loop as the scenario describes it.
-fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
+pub(super) fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
     let measured = analysis.lags.iter().map(|lag| lag.age.lag).max_by(|a, b| a.0.total_cmp(&b.0));
     let (lag, lag_origin) = match (scenario.lag, measured) {
         (Some(given), _) => (given, LagOrigin::Given),
@@ -239,7 +242,7 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
 }
 
 /// Where the numbers of a manifest come from.
-fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
+pub(super) fn provenance(run: &RecordedRun, analysis: &Analysis) -> Provenance {
     let info = &run.info;
     let slos: Vec<String> = analysis.slos.iter().map(ToString::to_string).collect();
     let mut lines = vec![
@@ -261,7 +264,7 @@ fn provenance(run: &RecordedRun, analysis: &Analysis) -> Vec<String> {
     if info.target.simulated {
         lines.push("Measured on the embedded SIMULATED server: not for a real cluster".to_owned());
     }
-    lines
+    Provenance { lines, simulated: info.target.simulated }
 }
 
 fn facts(run: &RecordedRun, scenario: &Scenario) -> RunFacts {
@@ -291,6 +294,16 @@ fn to_the_second(time: &str) -> String {
     time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
 
+/// Removes a file that need not be there.
+pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Derived {
     fn input(&self) -> ReportInput<'_> {
         ReportInput {
@@ -309,13 +322,7 @@ impl Derived {
         // What an earlier derivation wrote must not outlive the target it was made from.
         for name in manifest::OF_TARGETS {
             if !self.manifests.iter().any(|(written, _)| written == name) {
-                let path = directory.join(name);
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                    }
-                    _ => {}
-                }
+                remove(&directory.join(name))?;
             }
         }
         for (name, yaml) in &self.manifests {

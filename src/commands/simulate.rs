@@ -1,154 +1,33 @@
 //! `calibrate simulate`: traffic through a measured replica and the HPA, candidates beside each other.
 
+mod args;
 mod hpa_file;
 mod replica;
 mod traffic_file;
+
+pub use args::SimulateArgs;
 
 use super::derive;
 use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, LoopArgs, OrExit};
 use crate::hpa::{Generation, Range, Tolerances};
+use crate::manifest::{self, ClusterNames, ManifestError, ManifestFile, Optimized, Provenance};
 use crate::recommend::Recommendation;
 use crate::record::{self, RecordedRun};
 use crate::replay::{
-    Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Pipeline, Played, Search, StartUp,
-    Traffic, TrafficSpec, World, googles_advice, held_out, optimize,
+    Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Played, Search, Traffic,
+    TrafficSpec, Tried, World, googles_advice, held_out, optimize,
 };
 use crate::report::{self, Check, Simulation};
 use crate::scenario::{Scenario, Settings};
-use crate::units::{Milli, ParseUnitError, Seconds, Signal, Slo, Stat};
+use crate::units::{Milli, Signal, Slo, Stat};
 use anyhow::anyhow;
-use clap::Args;
+use args::ClusterArgs;
 use rayon::prelude::*;
 use replica::Replica;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Mutex;
 
-/// Arguments of `simulate`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Traffic:
-  constant:RATE[@LENGTH]               the same rate all the time
-  diurnal:LOW..HIGH[@LENGTH]           a wave, once: diurnal:8..36@4h
-  ramp:RATE..RATE[..RATE][@LENGTH]     straight from each rate to the next: ramp:10..40..10@2h
-  spike:BASE..PEAK[,PEAK][@LENGTH]     peaks that rise within a minute and stay a sixteenth of the length
-  bursts:MEAN[,sd=0.35][,memory=180s][@LENGTH]   a rate that wanders, another way for each seed
-  trace:FILE[*SPEED]                   Azure, BurstGPT or Mooncake trace, SPEED times faster
-  rates:FILE                           CSV with the columns time (seconds) and rate (requests/s)
-  A LENGTH is like 90m or 4h; without it, 2h. --scale multiplies the rates of any of them.
-
-Examples:
-  calibrate simulate reports/20261124T101500Z-demo --traffic diurnal:8..36@4h --max-replicas 16
-      The run's targets and Google's advice under a day's load
-  calibrate simulate reports/20261124T101500Z-demo --traffic trace:azure.csv --scale 4 --hpa hpa.yaml
-      An HPA as it stands, under four times the load of a trace
-  calibrate simulate reports/20261124T101500Z-demo --traffic spike:12..30@2h --optimize --max-replicas 16
-      The cheapest target and behavior that hold the SLO")]
-pub struct SimulateArgs {
-    /// Directory of the run that measured the server
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
-    /// The load over time, see below
-    #[arg(long, value_name = "SPEC", help_heading = "Traffic")]
-    pub traffic: TrafficSpec,
-    /// Multiplies the rates of the traffic
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Traffic")]
-    pub scale: f64,
-    /// Number of times that arrivals, pace and start-up are drawn
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=1000), help_heading = "Traffic")]
-    pub seeds: u64,
-    /// HPA manifest to play as it stands (repeatable)
-    #[arg(long, value_name = "FILE", help_heading = "Candidates")]
-    pub hpa: Vec<PathBuf>,
-    /// Target to play, METRIC=VALUE per replica (per GPU): batch=22, queue=4, dcgm=80 (repeatable)
-    #[arg(long, value_name = "METRIC=VALUE", help_heading = "Candidates")]
-    pub target: Vec<TargetSpec>,
-    /// Search the cheapest target and behavior that hold the SLO
-    #[arg(long, help_heading = "Candidates")]
-    pub optimize: bool,
-    /// Metric to search a target of: queue, batch, duty-cycle or dcgm
-    #[arg(long, value_name = "METRIC", default_value = "batch", value_parser = signal, help_heading = "Candidates")]
-    pub metric: Signal,
-    /// Whether nothing is written.
-    #[arg(skip)]
-    pub only_show: bool,
-    /// What surrounds the server.
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// What surrounds the server in the cluster.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Cluster")]
-pub struct ClusterArgs {
-    /// minReplicas of the candidates [default: the run's own, else 1]
-    #[arg(long, value_name = "N")]
-    pub min_replicas: Option<u32>,
-    /// maxReplicas of the candidates [default: the run's own, else 5]
-    #[arg(long, value_name = "N")]
-    pub max_replicas: Option<u32>,
-    /// Mean time from a pod's creation until it serves [default: the run's own, 120s]
-    #[arg(long, value_name = "TIME")]
-    pub startup: Option<Seconds>,
-    /// Its standard deviation, as a fraction of the mean
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.1)]
-    pub startup_spread: f64,
-    /// Time between two scrapes of a replica
-    #[arg(long, value_name = "TIME", default_value = "15s")]
-    pub scrape: Seconds,
-    /// Time from a scrape until the HPA can read it; nobody publishes it
-    #[arg(long, value_name = "TIME", default_value = "15s")]
-    pub lag: Seconds,
-    /// Kubernetes version; from 1.35 on an HPA may have a tolerance of its own, which --optimize then searches too
-    #[arg(long, value_name = "VERSION", value_parser = version)]
-    pub cluster_version: Option<(u32, u32)>,
-    /// Tolerance of the HPA controller, as a fraction of 1 [default: the run's own]
-    #[arg(long, value_name = "FRACTION")]
-    pub tolerance: Option<f64>,
-    /// A limit instead of the run's own, METRIC:STAT:LIMIT (repeatable)
-    #[arg(long, value_name = "SLO", action = clap::ArgAction::Append)]
-    pub slo: Vec<Slo>,
-    /// Percent of requests that may break a limit [default: by the SLO's percentile, else 5]
-    #[arg(long, value_name = "PERCENT")]
-    pub goal: Option<f64>,
-}
-
-/// `METRIC=VALUE`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TargetSpec {
-    signal: Signal,
-    value: Milli,
-}
-
-impl FromStr for TargetSpec {
-    type Err = ParseUnitError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error =
-            || ParseUnitError::new(text, "a target", "METRIC=VALUE, like batch=22, queue=4 or dcgm=80");
-        let (metric, value) = text.split_once('=').ok_or_else(error)?;
-        let value = value.trim().parse::<f64>().ok().and_then(Milli::floor).filter(|value| value.0 > 0);
-        Ok(TargetSpec { signal: signal(metric.trim())?, value: value.ok_or_else(error)? })
-    }
-}
-
-fn signal(text: &str) -> Result<Signal, ParseUnitError> {
-    let found = Signal::ALL.into_iter().find(|signal| signal.slug() == text);
-    found.ok_or_else(|| ParseUnitError::new(text, "a metric", "queue, batch, duty-cycle or dcgm"))
-}
-
-/// `1.35`, also with a `v` before and a patch level behind.
-fn version(text: &str) -> Result<(u32, u32), ParseUnitError> {
-    let mut numbers = text.trim_start_matches('v').split('.').map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(ParseUnitError::new(text, "a Kubernetes version", "MAJOR.MINOR, like 1.35")),
-    }
-}
-
-/// From this version on the field `tolerance` is there by default.
-const OWN_TOLERANCE: (u32, u32) = (1, 35);
 /// Targets on the grid of a search.
 const TARGETS: usize = 40;
 /// Share of requests that may break a limit, where the SLO names no percentile.
@@ -157,54 +36,6 @@ const GOAL: f64 = 0.05;
 const MOST_DISCRETE: f64 = 1_200_000.0;
 /// Draws that are checked, where so many are not too long.
 const CHECKED: u64 = 5;
-
-impl ClusterArgs {
-    fn check(&self, scale: f64) -> anyhow::Result<()> {
-        let within = |flag: &str, value: f64, from: f64, to: f64| {
-            if (from..=to).contains(&value) {
-                Ok(())
-            } else {
-                Err(anyhow!("--{flag} {value} is not from {from} to {to}"))
-            }
-        };
-        within("scale", scale, 1e-6, 1e6)?;
-        within("startup (seconds)", self.startup.unwrap_or_default().0, 0.0, 7200.0)?;
-        within("startup-spread", self.startup_spread, 0.0, 2.0)?;
-        within("scrape (seconds)", self.scrape.0, 1.0, 300.0)?;
-        within("lag (seconds)", self.lag.0, 0.0, 3600.0)?;
-        within("goal (percent)", self.goal.unwrap_or(5.0), 0.01, 99.0)?;
-        within("tolerance", self.tolerance.unwrap_or(0.1), 0.0, 10.0)
-    }
-
-    fn conditions(&self, scenario: &Scenario) -> Conditions {
-        Conditions {
-            pipeline: Pipeline { scrape: self.scrape, ingest: self.lag, ..Pipeline::default() },
-            start_up: StartUp {
-                mean: self.startup.unwrap_or(scenario.startup),
-                spread: self.startup_spread,
-                ..StartUp::default()
-            },
-            gpus_per_replica: scenario.gpus_per_replica,
-            ..Conditions::default()
-        }
-    }
-
-    fn range(&self, scenario: &Scenario) -> anyhow::Result<Range> {
-        let names = derive::names(&scenario.cluster, scenario.gpus_per_replica);
-        let min = self.min_replicas.unwrap_or(names.min_replicas);
-        let max = self.max_replicas.unwrap_or(names.max_replicas.max(min));
-        if min < 1 || max < min || max > 1000 {
-            return Err(anyhow!(
-                "--min-replicas {min} and --max-replicas {max}: 1 <= min <= max <= 1000 is needed"
-            ));
-        }
-        Ok(Range { min: min.cast_signed(), max: max.cast_signed() })
-    }
-
-    fn own_tolerance(&self) -> bool {
-        self.cluster_version.is_some_and(|version| version >= OWN_TOLERANCE)
-    }
-}
 
 /// `recommend --traffic`: the search with the defaults, and nothing written.
 pub(super) fn recommend(
@@ -222,7 +53,7 @@ pub(super) fn recommend(
         startup: other.startup,
         startup_spread: start_up.spread,
         scrape: pipeline.scrape,
-        lag: pipeline.ingest,
+        lag: other.lag,
         cluster_version: None,
         tolerance: other.tolerance,
         slo,
@@ -251,6 +82,8 @@ struct Stage {
     capacities: Capacities,
     range: Range,
     tolerance: f64,
+    /// Whether the cluster lets an HPA have a tolerance of its own.
+    own_tolerance: bool,
     goal: f64,
     remarks: Vec<String>,
 }
@@ -286,9 +119,16 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
     let derived = derive::from_run(&run, &scenario, None).or_exit(Exit::Usage)?;
     let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
-    let stage = stage(arguments, &scenario, replica, (traffic, remarks), range);
+    let assumptions = derive::assumptions(&scenario, &derived.analysis);
+    let conditions = arguments.cluster.conditions(&assumptions, &scenario);
+    let stage = stage(arguments, &scenario, replica, (traffic, remarks), range, conditions);
     candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);
     let optimum = arguments.optimize.then(|| search(arguments, &stage, console)).transpose()?;
+    let best = optimum.as_ref().and_then(|(_, optimum)| optimum.best.map(|best| (best, optimum)));
+    let manifest = best.map(|(best, optimum)| {
+        let provenance = derive::provenance(&run, &derived.analysis);
+        manifest(&stage, derive::names_of(&run, &scenario), &provenance, &best, optimum)
+    });
     candidates.splice(0..0, optimum.iter().filter_map(|(candidate, _)| candidate.clone()));
     let draws = draws(&stage, arguments.seeds);
     let played = play(&stage, candidates, &draws, console);
@@ -310,7 +150,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
         remarks: stage.remarks.clone(),
     };
     if !arguments.only_show {
-        write(&simulation, &arguments.run, console)?;
+        write(&simulation, manifest, &arguments.run, console)?;
     }
     show(&simulation, &arguments.run, console);
     let none = simulation.optimum.as_ref().is_some_and(|optimum| optimum.best.is_none());
@@ -323,6 +163,7 @@ fn scenario(arguments: &SimulateArgs, run: &RecordedRun) -> anyhow::Result<Scena
     let other = Settings {
         slo: (!slo.is_empty()).then(|| slo.clone()),
         tolerance: arguments.cluster.tolerance,
+        cluster: arguments.cluster.settings(),
         ..Settings::default()
     };
     Ok(other.over(derive::recorded_settings(run, &arguments.run)?).resolve()?)
@@ -334,6 +175,7 @@ fn stage(
     replica: Replica,
     (traffic, mut remarks): (Traffic, Vec<String>),
     range: Range,
+    conditions: Conditions,
 ) -> Stage {
     let goal = arguments.cluster.goal.map_or_else(|| goal(&scenario.slos), |percent| percent / 100.0);
     let capacities = Capacities::of(&replica.plant, goal, range);
@@ -345,8 +187,9 @@ fn stage(
         ));
     }
     remarks.extend(replica.remarks.iter().cloned());
-    let conditions = arguments.cluster.conditions(scenario);
-    Stage { replica, traffic, conditions, capacities, range, tolerance: scenario.tolerance, goal, remarks }
+    let tolerance = scenario.tolerance;
+    let own_tolerance = derive::names(&scenario.cluster, scenario.gpus_per_replica).has_tolerance();
+    Stage { replica, traffic, conditions, capacities, range, tolerance, own_tolerance, goal, remarks }
 }
 
 /// The smallest share that a percentile of the SLO leaves.
@@ -450,7 +293,7 @@ fn search(
         signal: arguments.metric,
         range: stage.range,
         tolerance: stage.tolerance,
-        own_tolerance: arguments.cluster.own_tolerance(),
+        own_tolerance: stage.own_tolerance,
         tune: true,
         goal: stage.goal,
         seeds: arguments.seeds,
@@ -496,14 +339,56 @@ fn check(stage: &Stage, played: &[Played]) -> Option<Check> {
     })
 }
 
+/// The best as an HPA. `Err`: why there is none.
+fn manifest(
+    stage: &Stage,
+    names: Result<ClusterNames, String>,
+    provenance: &Provenance,
+    best: &Tried,
+    optimum: &Optimum,
+) -> Result<ManifestFile, ManifestError> {
+    let replicas = |number: i32| u32::try_from(number).unwrap_or(1);
+    let (min_replicas, max_replicas) = (replicas(stage.range.min), replicas(stage.range.max));
+    let names = ClusterNames { min_replicas, max_replicas, ..names.map_err(ManifestError::LeftOut)? };
+    let behavior = best.tuning.behavior();
+    let found = Optimized {
+        signal: optimum.signal,
+        average_value: best.target,
+        behavior: behavior.as_ref(),
+        tolerance: stage.tolerance,
+        reasons: &optimum.reasons,
+    };
+    manifest::optimized(&found, &names, provenance)
+}
+
 /// Writes the files and renders the report again.
-fn write(simulation: &Simulation, directory: &Path, console: Console) -> Result<(), Failure> {
+fn write(
+    simulation: &Simulation,
+    manifest: Option<Result<ManifestFile, ManifestError>>,
+    directory: &Path,
+    console: Console,
+) -> Result<(), Failure> {
     for file in report::render_simulation(simulation).or_exit(Exit::Failed)? {
         record::write_file(&directory.join(&file.path), file.contents.as_bytes()).or_exit(Exit::Failed)?;
     }
+    let mut files = vec![report::SIMULATION, "report.html"];
+    match manifest {
+        Some(Ok(file)) => {
+            let path = directory.join(&file.name);
+            record::write_file(&path, file.text.as_bytes()).or_exit(Exit::Failed)?;
+            files.push(manifest::OPTIMIZED);
+        }
+        // That of an earlier simulation is not what this one says.
+        nothing => {
+            derive::remove(&directory.join(manifest::OPTIMIZED)).or_exit(Exit::Failed)?;
+            if let Some(Err(reason)) = nothing {
+                console.note(&format!("{} is left out: {reason}", manifest::OPTIMIZED));
+            }
+        }
+    }
     derive::derive(directory).or_exit(Exit::Failed)?;
-    for file in ["simulation.json", "report.html"] {
-        console.note(&format!("{file:<15} {}", directory.join(file).display()));
+    for file in files {
+        console.note(&format!("{file:<18} {}", directory.join(file).display()));
     }
     Ok(())
 }

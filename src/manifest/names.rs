@@ -89,7 +89,7 @@ impl ClusterNames {
 
     /// Whether an HPA of this cluster may have a tolerance of its own. Not where the version is unknown:
     /// older servers drop it without a word.
-    pub(super) fn has_tolerance(&self) -> bool {
+    pub fn has_tolerance(&self) -> bool {
         let version = self.cluster_version.as_deref().and_then(minor_version);
         version.is_some_and(|minor| minor >= NEWER)
     }

@@ -338,7 +338,7 @@ impl Set<'_> {
 }
 
 /// A target, which is in percent for GPUs, in the unit of its series.
-fn in_unit(signal: Signal, value: Milli, names: &ClusterNames) -> Milli {
+pub(super) fn in_unit(signal: Signal, value: Milli, names: &ClusterNames) -> Milli {
     let percent = if signal == Signal::Dcgm { names.gpu_metric.percent() } else { 1 };
     Milli(value.0 / percent)
 }

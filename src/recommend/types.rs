@@ -26,7 +26,7 @@ pub enum LagOrigin {
     Given,
     /// The metrics APIs were read beside the server, and ran behind it by so much.
     Measured,
-    /// Nobody knows: a scrape every 15 s, ingestion and an adapter make about as much.
+    /// Nobody knows: half of a scrape interval of 15 s, and 15 s until the value can be asked for.
     Assumed,
 }
 
@@ -43,7 +43,7 @@ impl LagOrigin {
 
 impl Assumptions {
     /// What is assumed where nobody says and nothing was measured.
-    pub const LAG: Seconds = Seconds(30.0);
+    pub const LAG: Seconds = Seconds(22.5);
 
     /// Half of the controller's sync period of 15 s: how long a metric waits for it on average.
     pub const HALF_SYNC: Seconds = Seconds(7.5);

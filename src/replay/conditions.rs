@@ -27,6 +27,17 @@ impl Default for Pipeline {
 const DUTY_CYCLE_PERIOD: Seconds = Seconds(60.0);
 
 impl Pipeline {
+    /// A pipeline whose values are `lag` old on average when they are read: half a scrape interval, and the
+    /// rest until they can be asked for.
+    pub fn with_lag(scrape: Seconds, lag: Seconds) -> Pipeline {
+        Pipeline { scrape, ingest: (lag - scrape * 0.5).max(Seconds::ZERO), ..Pipeline::default() }
+    }
+
+    /// Mean age of a value when it is read.
+    pub fn lag(&self) -> Seconds {
+        self.scrape * 0.5 + self.ingest
+    }
+
     /// Time between two samples of a signal.
     pub fn period(&self, signal: Signal) -> Seconds {
         if signal == Signal::DutyCycle { self.scrape.max(DUTY_CYCLE_PERIOD) } else { self.scrape }

@@ -4,7 +4,7 @@
 //! number. Every candidate sees the same draws, so that chance does not decide between them.
 
 use super::candidate::{Candidate, Draw, Score, World};
-use super::conditions::Autoscaler;
+use super::conditions::{Autoscaler, Pipeline};
 use crate::hpa::{BehaviorSpec, Generation, Policy, Quantity, Range, RulesSpec, Tolerances};
 use crate::units::{Milli, Seconds, Signal};
 use rayon::prelude::*;
@@ -292,7 +292,7 @@ impl Search<'_> {
             World { conditions, ..self.world }
         };
         let start_up = self.world.conditions.start_up.mean;
-        let ingest = self.world.conditions.pipeline.ingest;
+        let pipeline = self.world.conditions.pipeline;
         let mut found = Vec::new();
         for factor in [0.5, 2.0, 4.0] {
             let mean = start_up * factor;
@@ -300,10 +300,10 @@ impl Search<'_> {
                 .push(score(format!("start-up {mean}"), with(&|conditions| conditions.start_up.mean = mean)));
         }
         for more in [30.0, 60.0, 120.0] {
-            let ingest = ingest + Seconds(more);
+            let pipeline = Pipeline { ingest: pipeline.ingest + Seconds(more), ..pipeline };
             found.push(score(
-                format!("ingestion {ingest}"),
-                with(&|conditions| conditions.pipeline.ingest = ingest),
+                format!("lag {}", pipeline.lag()),
+                with(&|conditions| conditions.pipeline = pipeline),
             ));
         }
         for growth in [1.1, 1.25, 1.5] {

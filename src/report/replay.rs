@@ -110,7 +110,7 @@ impl Simulation<'_> {
             start_up.mean,
             start_up.spread * 100.0,
             pipeline.scrape,
-            pipeline.ingest,
+            pipeline.lag(),
             self.range.min,
             self.range.max
         )
