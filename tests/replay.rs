@@ -284,6 +284,55 @@ fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the
 }
 
 #[test]
+fn the_optimum_is_written_as_an_hpa_that_plays_the_same() {
+    let run = sample();
+    let traffic = ["--traffic", "ramp:5..30@20m", "--max-replicas", "6", "--seeds", "2", "--json"];
+    let optimize = ["--optimize", "--cluster-version", "1.35", "--goal", "20"];
+    let score = |stdout: &str, origin: &str| -> Value {
+        let document: Value = serde_json::from_str(stdout).unwrap();
+        let candidates = document["candidates"].as_array().unwrap();
+        let found = candidates.iter().find(|found| found["origin"].as_str().unwrap().starts_with(origin));
+        found.unwrap_or_else(|| panic!("{origin}"))["score"].clone()
+    };
+    let (code, optimized, stderr) = simulate(run.path(), &[&traffic[..], &optimize].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let path = run.path().join("hpa-optimized.yaml");
+    let written = fs::read_to_string(&path).unwrap();
+    assert!(written.contains("maxReplicas: 6") && written.contains("the cheapest that keeps"), "{written}");
+    let path = path.to_str().unwrap();
+    let (code, again, stderr) =
+        simulate(run.path(), &[&traffic[..], &["--hpa", path, "--goal", "20"]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(score(&again, path), score(&optimized, "optimized"));
+    assert!(!Path::new(path).exists(), "what the last simulation did not find does not outlive it");
+}
+
+#[test]
+fn recommend_searches_under_traffic_with_the_lag_and_start_up_that_are_given_and_writes_nothing() {
+    let run = sample();
+    let before = fs::read(run.path().join("recommendation.json")).unwrap();
+    let recommend = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
+            .args(["recommend", run.path().to_str().unwrap(), "--traffic", "ramp:5..30@20m", "--json"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), output.stdout)
+    };
+    let (code, stderr, stdout) = recommend(&["--lag", "10s", "--startup", "20s"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let document: Value = serde_json::from_slice(&stdout).unwrap();
+    assert!(document["optimum"]["best"]["target"].is_string(), "{document}");
+    assert!(stderr.contains("start-up 20 s") && stderr.contains("lag 10.0 s"), "{stderr}");
+    assert!(!run.path().join("hpa-optimized.yaml").exists());
+    assert_eq!(fs::read(run.path().join("recommendation.json")).unwrap(), before);
+    let (code, stderr, _) = recommend(&["--growth", "0.2"]);
+    assert!(code == Some(2) && stderr.contains("--growth"), "{stderr}");
+    let (code, stderr, _) = recommend(&["--lag", "5s"]);
+    assert!(code == Some(2) && stderr.contains("lag"), "{stderr}");
+}
+
+#[test]
 fn simulate_refuses_what_it_cannot_play_and_says_what_would_be_right() {
     let run = sample();
     let rates = run.path().join("load.csv");

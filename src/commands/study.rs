@@ -159,8 +159,11 @@ fn table(summary: &Summary) -> String {
     lines.push(String::new());
     lines.push(format!(
         "capacity error (RMSE) {:.2} % where the server is as the model has it, {:.2} % where it is not; 90 % intervals \
-         hold the truth in {:.0} % ",
-        summary.capacity_rmse_percent, summary.capacity_rmse_percent_mismatch, summary.interval_coverage_percent
+         hold the truth in {:.0} %, which they would in 90 % at {:.2} times their width",
+        summary.capacity_rmse_percent,
+        summary.capacity_rmse_percent_mismatch,
+        summary.interval_coverage_percent,
+        summary.interval_width_needed
     ));
     if let (Some(rmse), Some((from, to))) = (summary.pooling_rmse_percent, summary.pooling_replicas) {
         lines.push(format!("measured on {from} replicas, predicted for {to}: error {rmse:.2} %"));

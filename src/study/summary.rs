@@ -1,6 +1,7 @@
 //! Many calibrations in a few figures.
 
 use super::{Calibration, Family};
+use crate::analyze::server_model::Prediction;
 use crate::units::Rate;
 use serde::Serialize;
 
@@ -27,6 +28,9 @@ pub struct Row {
     pub interval_coverage_percent: f64,
     /// Mean half width of the intervals, percent of the capacity.
     pub interval_half_width_percent: f64,
+    /// How far the truth lies from each capacity, in half widths of its interval on that side.
+    #[serde(skip)]
+    pub reaches: Vec<f64>,
     /// Mean GPU-minutes before the last step.
     pub gpu_minutes: f64,
     /// Mean GPU-minutes in all.
@@ -46,6 +50,8 @@ pub struct Summary {
     pub capacity_rmse_percent_mismatch: f64,
     /// 90 % intervals that hold the truth, percent, all servers that do not drift.
     pub interval_coverage_percent: f64,
+    /// How many times as wide the intervals of those would have to be to hold the truth in just 90 %.
+    pub interval_width_needed: f64,
     /// Mean GPU-minutes before the step that verifies.
     pub gpu_minutes: f64,
     /// Mean GPU-minutes with it.
@@ -71,6 +77,19 @@ fn rms(values: impl Iterator<Item = f64>) -> f64 {
     mean(values.map(|value| value * value)).sqrt()
 }
 
+fn reach(prediction: &Prediction, truth: Rate) -> f64 {
+    let end = if truth > prediction.capacity { prediction.high } else { prediction.low };
+    let distance = |rate: Rate| (rate.0 / prediction.capacity.0).ln().abs();
+    distance(truth) / distance(end).max(f64::MIN_POSITIVE)
+}
+
+/// The value that nine tenths of them do not exceed.
+fn ninth_tenth(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * 0.9).ceil() as usize;
+    values.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// The figures of one server's calibrations.
 pub fn row(server: &str, family: Family, truth: Rate, calibrations: &[Calibration]) -> Row {
     let found: Vec<_> = calibrations.iter().filter_map(|c| c.prediction.as_ref()).collect();
@@ -94,6 +113,7 @@ pub fn row(server: &str, family: Family, truth: Rate, calibrations: &[Calibratio
         interval_half_width_percent: mean(
             found.iter().map(|p| 100.0 * (p.high.0 - p.low.0) / 2.0 / p.capacity.0),
         ),
+        reaches: found.iter().map(|p| reach(p, truth)).collect(),
         gpu_minutes: mean(calibrations.iter().map(|c| c.gpu_minutes)),
         gpu_minutes_verified: mean(calibrations.iter().map(|c| c.gpu_minutes_verified)),
         drift_noticed_percent: share(found.iter().filter(|p| !p.drift.changes.is_empty()).count()),
@@ -121,6 +141,9 @@ pub fn summarize(rows: Vec<Row>, pooling: Option<(u32, u32, Vec<Row>)>) -> Summa
         interval_coverage_percent: over(&|family| family != Family::Drifting, |row| {
             row.interval_coverage_percent
         }),
+        interval_width_needed: ninth_tenth(
+            of(&|family| family != Family::Drifting).flat_map(|row| row.reaches.iter().copied()).collect(),
+        ),
         gpu_minutes: over(&|_| true, |row| row.gpu_minutes),
         gpu_minutes_verified: over(&|_| true, |row| row.gpu_minutes_verified),
         drift_noticed_percent: over(&|family| family == Family::Drifting, |row| row.drift_noticed_percent),

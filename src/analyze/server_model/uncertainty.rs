@@ -77,70 +77,123 @@ pub(super) fn of(
     known: &Known,
     agreement: &[Agreement],
 ) -> Uncertainty {
-    let workload = Workload::poisson(sizes, PLAYED, known, 3);
-    let margin = |model: &ServerModel, workload: &Workload| margin_at(model, workload, capacity, slos);
-    let base = margin(&fitted.model, &workload);
-    let at = |share: f64| margin_at(&fitted.model, &workload, Rate(capacity.0 * share), slos);
-    let slope = (at(1.0 + AROUND) - at(1.0 - AROUND)) / ((1.0 + AROUND) / (1.0 - AROUND)).ln();
-    // A limit that hardly moves with the load leaves the capacity open.
-    let slope = slope.max(0.1);
-    let shift = |model: &ServerModel| (margin(model, &workload) - base) / slope;
-    let spread = |shifts: &[f64]| {
-        let mean = super::mean(shifts.iter().copied());
-        (shifts.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (shifts.len().max(2) - 1) as f64).sqrt()
-    };
-
-    let resampled: Vec<f64> =
-        (0..BOOTSTRAPS).filter_map(|seed| Some(shift(&refit(fitted, known, seed)?))).collect();
-    let arrivals: Vec<f64> = (0..OTHER_ARRIVALS)
-        .map(|seed| margin(&fitted.model, &Workload::poisson(sizes, PLAYED, known, 100 + seed)) / slope)
-        .collect();
-    let mut shares = vec![
-        Share { name: "sampling of the counters", share: spread(&resampled) },
-        Share {
-            name: "chance in the played arrivals",
-            share: spread(&arrivals) * (PLAYED as f64 / super::PLAYED as f64).sqrt(),
-        },
-    ];
-    if known.planned.is_empty() {
-        let sampled: Vec<f64> = (0..OTHER_SIZES)
-            .map(|seed| {
-                let other = resample(sizes, seed);
-                (margin(&fitted.model, &Workload::poisson(&other, PLAYED, known, 3)) - base) / slope
-            })
-            .collect();
-        shares.push(Share { name: "sample of request sizes", share: spread(&sampled) });
-    }
-    let changed: f64 = fitted.drift.changes.iter().map(|change| change.share.abs()).sum();
-    let drift = fitted.drift.scatter().hypot(changed * CHANGE);
-    shares.push(Share { name: "drift of the server", share: shift(&slower(&fitted.model, drift)).abs() });
-    let shape = if fitted.model.prefill_per_sequence.is_some() {
-        // The straight line is known to be wrong, so it tells nothing of how wrong the other shape may be.
-        DISCREPANCY_OFF_THE_LINE
-    } else {
-        let line = ServerModel { decode_table: None, ..fitted.model.clone() };
-        (shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY)
-    };
-    shares.push(Share { name: "shape of the step time", share: shape });
-    let with_budget = |token_budget: u32| ServerModel { token_budget, ..fitted.model.clone() };
-    match (known.token_budget, fitted.token_budget, fitted.least_budget) {
-        (Some(_), ..) | (None, None, None) => {}
-        (None, Some(seen), _) => {
-            let off = shift(&with_budget((f64::from(seen) * 1.01) as u32)).abs();
-            shares.push(Share { name: "KV limit, not exported", share: off });
-        }
-        // It lies anywhere above what was reserved at most.
-        (None, None, Some(least)) => {
-            let lowest = play::capacity(&with_budget(least), &workload, slos, capacity, 2.0);
-            let fall = (capacity.0 / lowest.map_or(capacity.0 / 2.0, |lowest| lowest.0)).ln().abs();
-            shares.push(Share { name: NEVER_REACHED, share: fall / UNIFORM });
-        }
-    }
+    let played = Played::at(fitted, sizes, slos, capacity, known);
+    let mut shares = vec![played.counters(), played.arrivals()];
+    shares.extend(played.sizes());
+    shares.push(played.drift());
+    shares.push(played.shape());
+    shares.extend(played.kv_limit());
     if let Some(off) = seen_by_clients(agreement, capacity) {
-        shares.push(Share { name: "model against what clients saw", share: OF_CLIENTS * off / slope });
+        shares.push(Share { name: "model against what clients saw", share: OF_CLIENTS * off / played.slope });
     }
     let total = together(&shares);
     Uncertainty { shares, total }
+}
+
+/// The fitted server at its capacity.
+struct Played<'a> {
+    fitted: &'a Fitted,
+    sizes: &'a [(u32, u32)],
+    slos: &'a [Slo],
+    capacity: Rate,
+    known: &'a Known,
+    workload: Workload,
+    /// How near it comes to its limit there, and how that changes with the logarithm of the load.
+    base: f64,
+    slope: f64,
+}
+
+impl<'a> Played<'a> {
+    fn at(
+        fitted: &'a Fitted,
+        sizes: &'a [(u32, u32)],
+        slos: &'a [Slo],
+        capacity: Rate,
+        known: &'a Known,
+    ) -> Played<'a> {
+        let workload = Workload::poisson(sizes, PLAYED, known, 3);
+        let at = |share: f64| margin_at(&fitted.model, &workload, Rate(capacity.0 * share), slos);
+        let base = at(1.0);
+        let slope = (at(1.0 + AROUND) - at(1.0 - AROUND)) / ((1.0 + AROUND) / (1.0 - AROUND)).ln();
+        // A limit that hardly moves with the load leaves the capacity open.
+        let slope = slope.max(0.1);
+        Played { fitted, sizes, slos, capacity, known, workload, base, slope }
+    }
+
+    /// What another server, or another workload, would move the capacity by, as a share of it.
+    fn shift_with(&self, model: &ServerModel, workload: &Workload) -> f64 {
+        (margin_at(model, workload, self.capacity, self.slos) - self.base) / self.slope
+    }
+
+    fn shift(&self, model: &ServerModel) -> f64 {
+        self.shift_with(model, &self.workload)
+    }
+
+    fn counters(&self) -> Share {
+        let refitted = (0..BOOTSTRAPS).filter_map(|seed| refit(self.fitted, self.known, seed));
+        let shifts: Vec<f64> = refitted.map(|model| self.shift(&model)).collect();
+        Share { name: "sampling of the counters", share: spread(&shifts) }
+    }
+
+    fn arrivals(&self) -> Share {
+        let other = |seed| Workload::poisson(self.sizes, PLAYED, self.known, 100 + seed);
+        let shifts: Vec<f64> =
+            (0..OTHER_ARRIVALS).map(|seed| self.shift_with(&self.fitted.model, &other(seed))).collect();
+        let share = spread(&shifts) * (PLAYED as f64 / super::PLAYED as f64).sqrt();
+        Share { name: "chance in the played arrivals", share }
+    }
+
+    /// Sizes that were only seen, not planned, are a sample.
+    fn sizes(&self) -> Option<Share> {
+        let other = |seed| Workload::poisson(&resample(self.sizes, seed), PLAYED, self.known, 3);
+        let shifts = || (0..OTHER_SIZES).map(|seed| self.shift_with(&self.fitted.model, &other(seed)));
+        let sampled = self.known.planned.is_empty();
+        sampled
+            .then(|| Share { name: "sample of request sizes", share: spread(&shifts().collect::<Vec<_>>()) })
+    }
+
+    fn drift(&self) -> Share {
+        let drift = &self.fitted.drift;
+        let changed: f64 = drift.changes.iter().map(|change| change.share.abs()).sum();
+        let off = self.shift(&slower(&self.fitted.model, drift.scatter().hypot(changed * CHANGE)));
+        Share { name: "drift of the server", share: off.abs() }
+    }
+
+    fn shape(&self) -> Share {
+        let model = &self.fitted.model;
+        let share = if model.prefill_per_sequence.is_some() {
+            // The straight line is known to be wrong, so it tells nothing of how wrong the other shape may be.
+            DISCREPANCY_OFF_THE_LINE
+        } else {
+            let line = ServerModel { decode_table: None, ..model.clone() };
+            (self.shift(&line).abs() / 2.0).max(LEAST_DISCREPANCY)
+        };
+        Share { name: "shape of the step time", share }
+    }
+
+    fn kv_limit(&self) -> Option<Share> {
+        let with_budget = |token_budget: u32| ServerModel { token_budget, ..self.fitted.model.clone() };
+        match (self.known.token_budget, self.fitted.token_budget, self.fitted.least_budget) {
+            (Some(_), ..) | (None, None, None) => None,
+            (None, Some(seen), _) => {
+                let off = self.shift(&with_budget((f64::from(seen) * 1.01) as u32)).abs();
+                Some(Share { name: "KV limit, not exported", share: off })
+            }
+            // It lies anywhere above what was reserved at most.
+            (None, None, Some(least)) => {
+                let lowest =
+                    play::capacity(&with_budget(least), &self.workload, self.slos, self.capacity, 2.0);
+                let fall = (self.capacity.0 / lowest.map_or(self.capacity.0 / 2.0, |lowest| lowest.0)).ln();
+                Some(Share { name: NEVER_REACHED, share: fall.abs() / UNIFORM })
+            }
+        }
+    }
+}
+
+/// Standard deviation.
+fn spread(values: &[f64]) -> f64 {
+    let mean = super::mean(values.iter().copied());
+    (values.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (values.len().max(2) - 1) as f64).sqrt()
 }
 
 fn together(shares: &[Share]) -> f64 {
