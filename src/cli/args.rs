@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::gate::GateArgs;
 use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
@@ -27,7 +28,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
-  3    a gate failed: manifests have errors
+  3    a gate failed: manifests have errors, a run fails its checks
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {
@@ -78,6 +79,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Replay traffic through the measured replica and the HPA: candidates beside each other, the best target
     Simulate(Box<SimulateArgs>),
+    /// Check a run in CI: its SLOs, its capacity, and whether it is worse than other runs
+    Gate(Box<GateArgs>),
     /// Look whether the server and every source of its metrics is there, fresh and plausible
     Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why

@@ -11,7 +11,7 @@ mod recorder;
 mod together;
 
 pub use info::{FORMAT, HostFacts, RunInfo, RunState, TargetFacts, VERSION};
-pub use reader::{RecordedRun, read};
+pub use reader::{RecordedRun, read, read_gap_intervals};
 pub use recorder::{RecordHandle, Recorder};
 pub use together::together;
 

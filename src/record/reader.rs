@@ -5,7 +5,8 @@ use super::csv_format::{
     read_sample,
 };
 use super::{FORMAT, RecordError, RunInfo, RunState, VERSION};
-use crate::measurement::{Event, RequestOutcome, Sample, Series, StepIndex};
+use crate::measurement::{Event, GapInterval, RequestOutcome, Sample, Series, StepIndex};
+use crate::units::Seconds;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -163,15 +164,52 @@ fn read_events(directory: &Path, remarks: &mut Vec<String>) -> Result<Vec<Event>
     Ok(events)
 }
 
+const GAPS: &str = "latency/itl.hlog";
+
 fn read_gaps(
     directory: &Path,
     remarks: &mut Vec<String>,
 ) -> Result<BTreeMap<StepIndex, Histogram<u64>>, RecordError> {
-    const NAME: &str = "latency/itl.hlog";
-    let text = complete_lines(directory, NAME, remarks)?;
-    let content =
-        |problem: String| RecordError::Content { path: directory.join(NAME), place: String::new(), problem };
+    let content = |problem: String| gaps_content(directory, problem);
     let mut gaps: BTreeMap<StepIndex, Histogram<u64>> = BTreeMap::new();
+    for (step, _, histogram) in gap_histograms(directory, remarks)? {
+        match gaps.entry(step) {
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                // Intervals may differ in their range.
+                slot.insert(histogram).auto(true);
+            }
+            std::collections::btree_map::Entry::Occupied(mut slot) => {
+                slot.get_mut().add(&histogram).map_err(|error| content(format!("{error:?}")))?;
+            }
+        }
+    }
+    Ok(gaps)
+}
+
+/// Reads the inter-token gaps of the run in `directory` interval by interval.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_gap_intervals(directory: &Path) -> Result<Vec<GapInterval>, RecordError> {
+    let all = gap_histograms(directory, &mut Vec::new())?;
+    let interval = |(step, (from, to), histogram): (StepIndex, (Seconds, Seconds), Histogram<u64>)| {
+        let gaps = histogram.iter_recorded();
+        let gaps = gaps.map(|gap| (Seconds(gap.value_iterated_to() as f64 / 1e6), gap.count_at_value()));
+        GapInterval { step, from, to, gaps: gaps.collect() }
+    };
+    Ok(all.into_iter().map(interval).collect())
+}
+
+fn gaps_content(directory: &Path, problem: String) -> RecordError {
+    RecordError::Content { path: directory.join(GAPS), place: String::new(), problem }
+}
+
+type GapHistogram = (StepIndex, (Seconds, Seconds), Histogram<u64>);
+
+fn gap_histograms(directory: &Path, remarks: &mut Vec<String>) -> Result<Vec<GapHistogram>, RecordError> {
+    let text = complete_lines(directory, GAPS, remarks)?;
+    let content = |problem: String| gaps_content(directory, problem);
+    let mut gaps = Vec::new();
     let mut deserializer = Deserializer::new();
     for entry in IntervalLogIterator::new(text.as_bytes()) {
         let LogEntry::Interval(interval) = entry.map_err(|error| content(format!("{error:?}")))? else {
@@ -184,15 +222,8 @@ fn read_gaps(
         let histogram: Histogram<u64> = deserializer
             .deserialize(&mut encoded.as_slice())
             .map_err(|error| content(format!("{error:?}")))?;
-        match gaps.entry(step) {
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                // Intervals may differ in their range.
-                slot.insert(histogram).auto(true);
-            }
-            std::collections::btree_map::Entry::Occupied(mut slot) => {
-                slot.get_mut().add(&histogram).map_err(|error| content(format!("{error:?}")))?;
-            }
-        }
+        let from = Seconds::from(interval.start_timestamp());
+        gaps.push((step, (from, from + Seconds::from(interval.duration())), histogram));
     }
     Ok(gaps)
 }

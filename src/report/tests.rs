@@ -205,6 +205,19 @@ fn facts() -> RunFacts {
         scenario_yaml: "version: 1\n".to_owned(),
         command: "calibrate run --ramp".to_owned(),
         remarks: Vec::new(),
+        load: load_facts(),
+    }
+}
+
+fn load_facts() -> LoadFacts {
+    let other = |mean| TokenCount { distribution: "other", mean, deviation: Some(mean / 2.0), bounds: None };
+    LoadFacts {
+        server_kind: "tgi".to_owned(),
+        input: other(128.0),
+        output: other(48.0),
+        sampled: false,
+        shared_prefix: 0,
+        length: Seconds(146.25),
     }
 }
 
@@ -242,6 +255,95 @@ fn is_balanced(xml: &str) -> bool {
         }
     }
     open.is_empty()
+}
+
+/// The paths of a document with the types that they have: what a reader may rely on.
+pub(super) fn schema(document: &serde_json::Value) -> String {
+    fn collect(path: &str, value: &serde_json::Value, found: &mut std::collections::BTreeMap<String, Vec<&str>>) {
+        use serde_json::Value;
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(items) => {
+                items.iter().for_each(|item| collect(&format!("{path}[]"), item, found));
+                "array"
+            }
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, value)| collect(&format!("{path}.{name}"), value, found));
+                "object"
+            }
+        };
+        let kinds = found.entry(path.to_owned()).or_default();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+            kinds.sort_unstable();
+        }
+    }
+    let mut found = BTreeMap::new();
+    collect("", document, &mut found);
+    found.remove("");
+    found.into_iter().map(|(path, kinds)| format!("{path}: {}\n", kinds.join(" | "))).collect()
+}
+
+/// An element of an XML document.
+#[derive(Debug, Default)]
+pub(super) struct Element {
+    pub name: String,
+    pub attributes: Vec<(String, String)>,
+    pub children: Vec<Element>,
+}
+
+impl Element {
+    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The root element of a document. Panics where it is not well formed.
+pub(super) fn elements(xml: &str) -> Element {
+    assert!(is_balanced(xml), "{xml}");
+    let mut stack = vec![Element::default()];
+    for part in xml.split('<').skip(1) {
+        let (tag, _) = part.split_once('>').expect("a tag ends");
+        if tag.starts_with(['?', '!']) {
+            continue;
+        }
+        if tag.starts_with('/') {
+            let element = stack.pop().expect("an element ends");
+            stack.last_mut().expect("it has a parent").children.push(element);
+            continue;
+        }
+        let (name, mut rest) = tag.trim_end_matches('/').split_once(' ').unwrap_or((tag.trim_end_matches('/'), ""));
+        let mut element = Element { name: name.to_owned(), ..Element::default() };
+        while let Some((name, after)) = rest.split_once("=\"") {
+            let (value, after) = after.split_once('"').expect("a value ends");
+            let value = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#10;", "\n"), ("&amp;", "&")]
+                .iter()
+                .fold(value.to_owned(), |value, (from, to)| value.replace(from, to));
+            element.attributes.push((name.trim().to_owned(), value));
+            rest = after;
+        }
+        if tag.ends_with('/') {
+            stack.last_mut().expect("it has a parent").children.push(element);
+        } else {
+            stack.push(element);
+        }
+    }
+    stack.pop().expect("the document").children.pop().expect("a root")
+}
+
+/// The documents that programs read, field by field. Whoever changes one of these changes its version too, unless it
+/// only grows.
+#[test]
+fn machine_formats_keep_their_fields() {
+    let files = files(&analysis(), Some(&recommendation()), &facts());
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let run = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/sample/run.json")).unwrap();
+    insta::assert_snapshot!("run.json schema", schema(&parse(&run)));
+    insta::assert_snapshot!("recommendation.json schema", schema(&parse(&files["recommendation.json"])));
+    insta::assert_snapshot!("benchmark-report.json schema", schema(&parse(&files["benchmark-report.json"])));
 }
 
 #[test]
