@@ -23,7 +23,7 @@ Checks:
   --slo METRIC:STAT:LIMIT        in every step of a fixed ramp, or up to --min-capacity; without it, the run's own
   --min-capacity RATE            the load within the SLO, per replica, with its interval
   --max-regression ttft:p95:10%  at equal load; ttft, tpot, itl, e2e, ntpot with p50 to p99.9 or mean
-  --max-regression capacity:5%   also goodput and throughput; without it, each latency of the SLO by 10%
+  --max-regression capacity:5%   also goodput and throughput; without it, the mean of each latency of the SLO by 10%
 
 A regression fails if it is sure and one of the limit cannot be ruled out, passes if one of the limit is ruled
 out, each with 95 % confidence; else nobody can tell. Runs with the same seed and ramp are compared request by

@@ -47,8 +47,8 @@ pub(super) fn matched<'a>(run: &Side<'a>, baselines: &[Side<'a>]) -> (Vec<Matche
             remarks.push(format!("{load} is not compared: a baseline did not keep up with it"));
         } else {
             let paired = baselines.iter().zip(&steps).all(|(side, other)| same_requests(run, step, side, other));
-            let all: Vec<&StepAnalysis> = std::iter::once(step).chain(steps.iter().copied()).collect();
-            let window = Window::of(&all);
+            let others = baselines.iter().zip(steps.iter().copied());
+            let window = Window::of(&std::iter::once((run, step)).chain(others).collect::<Vec<_>>());
             found.push(Matched { run: step, baselines: steps, window, paired, requests: step.attempts });
         }
     }

@@ -31,7 +31,7 @@ pub const RUN_TO_RUN: f64 = 0.01;
 pub const ERROR: f64 = 0.05;
 /// How often a regression is to be seen, where a length is asked for.
 const POWER: f64 = 0.9;
-const REPLICATES: usize = 400;
+const REPLICATES: usize = 300;
 /// Draws in which failures reach the rank of a percentile, beyond which its scatter is unknown.
 const INFINITE_MOST: f64 = 0.05;
 

@@ -10,10 +10,12 @@ use rand_chacha::ChaCha8Rng;
 
 /// With a larger share of failures than this a mean says nothing, as for an SLO.
 const FAILED_MOST: f64 = 0.01;
-/// Requests that share what chance did to them lie within so many stays at the server.
-const STAYS: f64 = 4.0;
+/// What chance did to a request is forgotten after about so many relaxation times of the server.
+const RELAXATIONS: f64 = 4.0;
 /// The fewest and the most blocks of a step.
-const BLOCKS: (f64, f64) = (10.0, 40.0);
+const BLOCKS: (f64, f64) = (5.0, 40.0);
+/// Times at which requests in flight are counted.
+const COUNTED: usize = 400;
 
 /// The part of a step that is compared, from the start of the step on, and its blocks.
 #[derive(Debug, Clone, Copy)]
@@ -24,14 +26,15 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The part that all of `steps` measured, in blocks of some mean stays.
-    pub(super) fn of(steps: &[&StepAnalysis]) -> Window {
-        let from = steps.iter().map(|s| s.mark.hold_start - s.mark.start).fold(Seconds::ZERO, Seconds::max);
-        let to = steps.iter().map(|s| s.mark.end - s.mark.start).fold(Seconds(f64::MAX), Seconds::min);
-        let stays = steps.iter().filter_map(|step| Some(step.e2e?.mean.0));
-        let stay = stays.fold(0.0, f64::max).max(1e-3);
-        let blocks = ((to - from).0 / (STAYS * stay)).clamp(BLOCKS.0, BLOCKS.1) as usize;
-        Window { from, to, blocks }
+    /// The part that all of `steps` measured, in blocks of some relaxation times of the slowest.
+    pub(super) fn of(steps: &[(&Side, &StepAnalysis)]) -> Window {
+        let marks = || steps.iter().map(|(_, step)| step.mark);
+        let from = marks().map(|mark| mark.hold_start - mark.start).fold(Seconds::ZERO, Seconds::max);
+        let to = marks().map(|mark| mark.end - mark.start).fold(Seconds(f64::MAX), Seconds::min);
+        let window = Window { from, to, blocks: 1 };
+        let slowest = steps.iter().map(|(side, step)| relaxation(side, step, &window)).fold(0.0, f64::max);
+        let blocks = (to - from).0 / (RELAXATIONS * slowest.max(1e-3));
+        Window { blocks: blocks.clamp(BLOCKS.0, BLOCKS.1) as usize, ..window }
     }
 
     fn block(&self, offset: Seconds) -> Option<usize> {
@@ -44,11 +47,36 @@ impl Window {
     }
 }
 
+/// How long a server takes to forget, seconds: the mean stay of a request times the dispersion of requests in flight,
+/// which is 1 where they do not disturb each other and grows without bound towards saturation.
+fn relaxation(side: &Side, step: &StepAnalysis, window: &Window) -> f64 {
+    let start = step.mark.start;
+    let span = |request: &&RequestOutcome| Some((request.scheduled - start, request.ended? - start));
+    let requests = side.requests.iter().filter(|request| request.step == step.mark.index);
+    let spans: Vec<(Seconds, Seconds)> = requests.filter_map(|request| span(&request)).collect();
+    let at = |i: usize| window.from + (window.to - window.from) * ((i as f64 + 0.5) / COUNTED as f64);
+    let count = |time: Seconds| spans.iter().filter(|(from, to)| *from <= time && time < *to).count() as f64;
+    let counts: Vec<f64> = (0..COUNTED).map(|i| count(at(i))).collect();
+    let mean = counts.iter().sum::<f64>() / COUNTED as f64;
+    let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / COUNTED as f64;
+    let stay = step.e2e.map_or(0.0, |e2e| e2e.mean.0);
+    if mean > 0.0 { stay * (variance / mean).max(1.0) } else { stay }
+}
+
 /// Values with their weights and blocks, ascending.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     values: Vec<(f64, f64, usize)>,
+    blocks: Vec<Block>,
     stat: Stat,
+}
+
+/// What a block comes to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Block {
+    weight: f64,
+    finite: f64,
+    sum: f64,
 }
 
 impl Sample {
@@ -98,30 +126,46 @@ impl Sample {
             }
             Compared::Capacity => return Err(Refusal::NotPerLoad),
         };
+        if values.is_empty() { Err(Refusal::Empty(of)) } else { Ok(Sample::new(values, window.blocks, stat)) }
+    }
+
+    fn new(mut values: Vec<(f64, f64, usize)>, n: usize, stat: Stat) -> Sample {
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
-        if values.is_empty() { Err(Refusal::Empty(of)) } else { Ok(Sample { values, stat }) }
+        let mut blocks = vec![Block::default(); n];
+        for (value, weight, block) in &values {
+            let block = &mut blocks[*block];
+            block.weight += weight;
+            if value.is_finite() {
+                block.finite += weight;
+                block.sum += weight * value;
+            }
+        }
+        Sample { values, blocks, stat }
     }
 
     /// The figure with each block taken so many times. Infinite where failures reach its rank.
     pub(super) fn figure(&self, times: &[u32]) -> f64 {
-        let weight = |(_, weight, block): &(f64, f64, usize)| weight * f64::from(times[*block]);
-        let total: f64 = self.values.iter().map(weight).sum();
+        let total = |of: fn(&Block) -> f64| -> f64 {
+            self.blocks.iter().zip(times).map(|(block, times)| of(block) * f64::from(*times)).sum()
+        };
+        let weight = total(|block| block.weight);
         if let Stat::Percentile(percent) = self.stat {
-            let rank = percent / 100.0 * total - 1e-9;
+            let rank = percent / 100.0 * weight - 1e-9;
             let mut below = 0.0;
-            for value in &self.values {
-                below += weight(value);
+            for (value, weight, block) in &self.values {
+                below += weight * f64::from(times[*block]);
                 if below >= rank && below > 0.0 {
-                    return value.0;
+                    return *value;
                 }
             }
             return f64::INFINITY;
         }
-        let finite = self.values.iter().filter(|value| value.0.is_finite());
-        let (n, sum) = finite.fold((0.0, 0.0), |(n, sum), value| {
-            (n + weight(value), sum + weight(value) * value.0)
-        });
-        if total - n > FAILED_MOST * total || n == 0.0 { f64::INFINITY } else { sum / n }
+        let finite = total(|block| block.finite);
+        if weight - finite > FAILED_MOST * weight || finite == 0.0 {
+            f64::INFINITY
+        } else {
+            total(|block| block.sum) / finite
+        }
     }
 }
 
@@ -156,9 +200,7 @@ mod tests {
     use super::*;
 
     fn sample(values: &[(f64, usize)], stat: Stat) -> Sample {
-        let mut values: Vec<_> = values.iter().map(|(value, block)| (*value, 1.0, *block)).collect();
-        values.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Sample { values, stat }
+        Sample::new(values.iter().map(|(value, block)| (*value, 1.0, *block)).collect(), 2, stat)
     }
 
     #[test]
