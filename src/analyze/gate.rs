@@ -130,7 +130,8 @@ fn in_step(step: &StepAnalysis, slo: &Slo) -> Option<SloInStep> {
 /// Whether a replica carries at least so much within the SLO.
 pub fn capacity(analysis: &Analysis, least: Rate) -> Check {
     let carried = |step: &StepAnalysis| step.carried(analysis.replicas);
-    let loads = |holds: bool| analysis.steps.iter().filter(move |step| step.is_judged() && step.holds() == holds);
+    let loads =
+        |holds: bool| analysis.steps.iter().filter(move |step| step.is_judged() && step.holds() == holds);
     let held = loads(true).map(carried).max_by(|a, b| a.0.total_cmp(&b.0));
     let broke = loads(false).map(carried).min_by(|a, b| a.0.total_cmp(&b.0));
     let outcome = match &analysis.capacity {
@@ -166,7 +167,6 @@ pub fn demand(least: Option<Rate>, searches: bool, analysis: &Analysis) -> Deman
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::super::capacity::tests::step;
@@ -178,7 +178,11 @@ mod tests {
         Analysis {
             slos: vec!["ttft:p95:2s".parse().unwrap()],
             replicas: Replicas(1),
-            steps: vec![step(0, 2.0, Some(0.5), 4.0), step(1, 6.0, Some(1.0), 9.0), step(2, 9.0, Some(5.0), 30.0)],
+            steps: vec![
+                step(0, 2.0, Some(0.5), 4.0),
+                step(1, 6.0, Some(1.0), 9.0),
+                step(2, 9.0, Some(5.0), 30.0),
+            ],
             validity: Validity { verdict: Verdict::Valid, checks: Vec::new() },
             lags: Vec::new(),
             prediction: Err(NoPrediction::NotEnclosed),

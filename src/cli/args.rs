@@ -9,7 +9,7 @@ use crate::commands::manifests::ManifestsArgs;
 use crate::commands::simulate::SimulateArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
-use crate::units::{Seconds, Signal, Slo};
+use crate::units::{Seconds, Signal, Slo, nearest};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -180,10 +180,11 @@ pub struct LoopArgs {
 /// A metric by its name.
 fn signal(text: &str) -> Result<Signal, String> {
     let names = || Signal::ALL.into_iter().map(Signal::slug);
+    let hint = || nearest(text, names()).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     Signal::ALL
         .into_iter()
         .find(|signal| signal.slug() == text)
-        .ok_or_else(|| format!("there are: {}", names().collect::<Vec<_>>().join(", ")))
+        .ok_or_else(|| format!("expected one of {}{}", names().collect::<Vec<_>>().join(", "), hint()))
 }
 
 /// Arguments of `report`.

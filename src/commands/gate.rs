@@ -3,7 +3,9 @@
 mod comparable;
 mod runs;
 
-use crate::analyze::gate::{Check, Decision, OnInconclusive, capacity, decide, default_regressions, demand, slos};
+use crate::analyze::gate::{
+    Check, Decision, OnInconclusive, capacity, decide, default_regressions, demand, slos,
+};
 use crate::analyze::regression::compare;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
@@ -119,7 +121,12 @@ fn judge(arguments: &GateArgs) -> GateReport {
     let checks = if usable { checks(arguments, &run, &baselines, &limits) } else { Vec::new() };
     remarks.extend(checks.iter().flat_map(remarks_of).cloned());
     let mut seen = Vec::new();
-    remarks.retain(|remark| !seen.contains(remark) && { seen.push(remark.clone()); true });
+    remarks.retain(|remark| {
+        !seen.contains(remark) && {
+            seen.push(remark.clone());
+            true
+        }
+    });
     let decision = if usable { decide(&checks) } else { Decision::Invalid };
     GateReport {
         exit_code: exit(decision, arguments.on_inconclusive) as u8,

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A run as it was recorded.
@@ -68,7 +69,7 @@ fn read_info(directory: &Path) -> Result<RunInfo, RecordError> {
     let path = directory.join("run.json");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(RecordError::NoRun(directory.to_owned()));
         }
         Err(error) => return Err(RecordError::disk("read", &path)(error)),
@@ -95,7 +96,7 @@ fn complete_lines(directory: &Path, name: &str, remarks: &mut Vec<String>) -> Re
     let path = directory.join(name);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             remarks.push(format!("{name} is missing"));
             Vec::new()
         }

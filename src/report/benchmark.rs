@@ -34,7 +34,8 @@ pub(super) fn stages(input: &ReportInput) -> Vec<(String, Value)> {
 fn report(input: &ReportInput, step: Option<&StepAnalysis>) -> Value {
     let facts = input.facts;
     let span = step.map_or((Seconds::ZERO, facts.load.length), |step| (step.mark.start, step.mark.end));
-    let uid = step.map_or_else(|| facts.run_id.clone(), |step| format!("{}-stage-{}", facts.run_id, step.mark.index));
+    let uid = step
+        .map_or_else(|| facts.run_id.clone(), |step| format!("{}-stage-{}", facts.run_id, step.mark.index));
     without_nulls(json!({
         "version": VERSION,
         "run": {
@@ -106,9 +107,8 @@ fn results(input: &ReportInput, step: &StepAnalysis) -> Value {
     let during = |point: &&TimelinePoint| point.time >= step.mark.hold_start && point.time < step.mark.end;
     let points: Vec<&TimelinePoint> = input.analysis.timeline.iter().filter(during).collect();
     let series = |units: &str, field: &str, of: &dyn Fn(&TimelinePoint) -> Option<f64>| {
-        let point = |at: &&TimelinePoint| {
-            Some(json!({ "ts": timestamp(&facts.started, at.time)?, field: of(at)? }))
-        };
+        let point =
+            |at: &&TimelinePoint| Some(json!({ "ts": timestamp(&facts.started, at.time)?, field: of(at)? }));
         let points: Vec<Value> = points.iter().filter_map(point).collect();
         (!points.is_empty()).then(|| json!({ "units": units, "series": points }))
     };
@@ -179,7 +179,8 @@ fn gauge(summary: Option<GaugeSummary>, units: &str) -> Value {
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let kept = fields.into_iter().map(|(name, value)| (name, value.is_object(), without_nulls(value)));
+            let kept =
+                fields.into_iter().map(|(name, value)| (name, value.is_object(), without_nulls(value)));
             let known = |(name, was_object, value): (String, bool, Value)| {
                 // `native` and `results` must be there, however empty.
                 let empty = was_object && value.as_object().is_some_and(Map::is_empty);

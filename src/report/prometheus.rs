@@ -26,7 +26,8 @@ pub(super) fn render(input: &ReportInput) -> String {
         let _ = writeln!(out, "# TYPE {} gauge", metric.name);
         for (labels, value) in &metric.series {
             let labels = std::iter::once(("run", input.facts.run_id.clone())).chain(labels.iter().cloned());
-            let labels: Vec<String> = labels.map(|(name, value)| format!("{name}=\"{}\"", escaped(&value))).collect();
+            let labels: Vec<String> =
+                labels.map(|(name, value)| format!("{name}=\"{}\"", escaped(&value))).collect();
             let _ = writeln!(out, "{}{{{}}} {value}", metric.name, labels.join(","));
         }
     }
@@ -48,7 +49,11 @@ fn of_run(input: &ReportInput) -> Vec<Metric> {
     let started: Option<jiff::Timestamp> = facts.started.parse().ok();
     let valid = input.analysis.validity.verdict != Verdict::Invalid;
     vec![
-        Metric { name: "calibrate_run_info", help: "What the run was; always 1.", series: vec![(labels, 1.0)] },
+        Metric {
+            name: "calibrate_run_info",
+            help: "What the run was; always 1.",
+            series: vec![(labels, 1.0)],
+        },
         single(
             "calibrate_run_start_timestamp_seconds",
             "When the run began, Unix time.",
@@ -88,7 +93,8 @@ fn of_targets(input: &ReportInput) -> Vec<Metric> {
     let targets = || input.recommendation.iter().flat_map(|recommendation| &recommendation.targets);
     let series = |of: &dyn Fn(&Target) -> Option<f64>| {
         let one = |target: &Target| {
-            let labels = vec![("metric", target.signal.slug().to_owned()), ("unit", target.signal.unit().to_owned())];
+            let labels =
+                vec![("metric", target.signal.slug().to_owned()), ("unit", target.signal.unit().to_owned())];
             Some((labels, of(target)?))
         };
         targets().filter_map(one).collect()
@@ -120,10 +126,17 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
     let series = |of: &dyn Fn(&StepAnalysis) -> Option<f64>| {
         input.analysis.steps.iter().filter_map(|step| Some((labels(step), of(step)?))).collect()
     };
-    let metric = |name, help, of: &dyn Fn(&StepAnalysis) -> Option<f64>| Metric { name, help, series: series(of) };
+    let metric =
+        |name, help, of: &dyn Fn(&StepAnalysis) -> Option<f64>| Metric { name, help, series: series(of) };
     let mut latencies = Vec::new();
     for step in &input.analysis.steps {
-        let all = [("ttft", step.ttft), ("tpot", step.tpot), ("itl", step.itl), ("e2e", step.e2e), ("ntpot", step.ntpot)];
+        let all = [
+            ("ttft", step.ttft),
+            ("tpot", step.tpot),
+            ("itl", step.itl),
+            ("e2e", step.e2e),
+            ("ntpot", step.ntpot),
+        ];
         for (name, summary) in all {
             for (quantile, value) in summary.iter().flat_map(quantiles) {
                 let own = [("latency", name.to_owned()), ("quantile", quantile.to_owned())];
@@ -132,8 +145,12 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
         }
     }
     vec![
-        metric("calibrate_step_offered_requests_per_second", "Arrivals in the measured part.", &|s| Some(s.offered.0)),
-        metric("calibrate_step_achieved_requests_per_second", "Successful completions in it.", &|s| Some(s.achieved.0)),
+        metric("calibrate_step_offered_requests_per_second", "Arrivals in the measured part.", &|s| {
+            Some(s.offered.0)
+        }),
+        metric("calibrate_step_achieved_requests_per_second", "Successful completions in it.", &|s| {
+            Some(s.achieved.0)
+        }),
         metric("calibrate_step_output_tokens_per_second", "Output tokens of these.", &|s| {
             Some(s.output_tokens_per_second)
         }),
@@ -141,7 +158,11 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
         metric("calibrate_step_failed_requests", "Of these, the failed ones.", &|s| {
             Some((s.attempts - s.succeeded) as f64)
         }),
-        metric("calibrate_step_goodput_ratio", "Requests within every latency limit over all attempts.", &|s| s.goodput),
+        metric(
+            "calibrate_step_goodput_ratio",
+            "Requests within every latency limit over all attempts.",
+            &|s| s.goodput,
+        ),
         metric("calibrate_step_slo_holds", "1 if the SLO holds in the step.", &|s| {
             s.is_judged().then(|| f64::from(u8::from(s.holds())))
         }),
@@ -150,8 +171,12 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
             help: "Latency of successful requests, from the scheduled send time.",
             series: latencies,
         },
-        metric("calibrate_step_queue_size_requests", "Mean queue size per replica.", &|s| Some(s.queue?.mean)),
-        metric("calibrate_step_batch_size_requests", "Mean batch size per replica.", &|s| Some(s.batch?.mean)),
+        metric("calibrate_step_queue_size_requests", "Mean queue size per replica.", &|s| {
+            Some(s.queue?.mean)
+        }),
+        metric("calibrate_step_batch_size_requests", "Mean batch size per replica.", &|s| {
+            Some(s.batch?.mean)
+        }),
         metric("calibrate_step_gpu_utilization_ratio", "Mean GPU utilization per replica.", &|s| {
             Some(s.gpu?.mean / 100.0)
         }),

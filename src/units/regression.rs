@@ -65,7 +65,8 @@ impl FromStr for MaxRegression {
         let of = match (metric, latency, stat) {
             (_, Some(latency), Some(stat)) => Compared::Latency(
                 latency,
-                Stat::of_latency(stat).ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?,
+                Stat::of_latency(stat)
+                    .ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?,
             ),
             (_, Some(_), None) => {
                 return Err(error(format!("a statistic after the metric, like {metric}:p95:10%")));

@@ -129,8 +129,8 @@ impl FromStr for Slo {
             if limit.0 <= 0.0 {
                 return Err(error("a limit above 0".to_owned()));
             }
-            let stat =
-                Stat::of_latency(stat).ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?;
+            let stat = Stat::of_latency(stat)
+                .ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?;
             return Ok(Slo { metric, stat, limit: Limit::AtMost(limit) });
         }
         if stat != "rate" {

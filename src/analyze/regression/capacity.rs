@@ -18,17 +18,18 @@ pub(super) fn compare(run: &Side, baselines: &[Side], limit: MaxRegression, erro
         }
     }
     match run.capacity {
-        Ok(capacity) if capacity.replicas != known[0].replicas => cannot_tell(
-            limit,
-            vec!["the capacities are for different numbers of replicas".to_owned()],
-        ),
+        Ok(capacity) if capacity.replicas != known[0].replicas => {
+            cannot_tell(limit, vec!["the capacities are for different numbers of replicas".to_owned()])
+        }
         Ok(capacity) if known.iter().chain([&capacity]).all(|c| c.method != Method::Interpolation) => {
             by_intervals(capacity, &known, limit, error)
         }
         Ok(capacity) => by_bounds((capacity.low.0, capacity.high.0), Some(capacity), &known, limit),
         Err(NoCapacity::NeverReached) => {
             let mut comparison = by_bounds((highest(run), f64::INFINITY), None, &known, limit);
-            comparison.remarks.push("every step of the run holds the SLO: its capacity is above the highest".to_owned());
+            comparison
+                .remarks
+                .push("every step of the run holds the SLO: its capacity is above the highest".to_owned());
             comparison
         }
         Err(NoCapacity::NeverMet) => Comparison {
@@ -62,7 +63,12 @@ fn by_intervals(run: &Capacity, known: &[&Capacity], limit: MaxRegression, error
 }
 
 /// Where the intervals are bounds and no distribution: the worst and the best that they allow.
-fn by_bounds(run: (f64, f64), middle: Option<&Capacity>, known: &[&Capacity], limit: MaxRegression) -> Comparison {
+fn by_bounds(
+    run: (f64, f64),
+    middle: Option<&Capacity>,
+    known: &[&Capacity],
+    limit: MaxRegression,
+) -> Comparison {
     let low = known.iter().map(|c| c.low.0).fold(f64::INFINITY, f64::min);
     let high = known.iter().map(|c| c.high.0).fold(0.0, f64::max);
     let (least, most) = ((low / run.1).ln(), (high / run.0).ln());

@@ -46,14 +46,17 @@ pub(super) fn matched<'a>(run: &Side<'a>, baselines: &[Side<'a>]) -> (Vec<Matche
         } else if steps.iter().any(|step| matches!(step.steady, Steadiness::Growing { .. })) {
             remarks.push(format!("{load} is not compared: a baseline did not keep up with it"));
         } else {
-            let paired = baselines.iter().zip(&steps).all(|(side, other)| same_requests(run, step, side, other));
+            let paired =
+                baselines.iter().zip(&steps).all(|(side, other)| same_requests(run, step, side, other));
             let others = baselines.iter().zip(steps.iter().copied());
             let window = Window::of(&std::iter::once((run, step)).chain(others).collect::<Vec<_>>());
             found.push(Matched { run: step, baselines: steps, window, paired, requests: step.attempts });
         }
     }
     if found.is_empty() {
-        remarks.push("no load is in the run and in every baseline: measure both with one fixed --ramp".to_owned());
+        remarks.push(
+            "no load is in the run and in every baseline: measure both with one fixed --ramp".to_owned(),
+        );
     }
     (found, remarks)
 }
@@ -63,7 +66,9 @@ fn same(one: Load, two: Load) -> bool {
     match (one, two) {
         (Load::Rate(a), Load::Rate(b)) | (Load::Trace(a), Load::Trace(b)) => near(a.0, b.0),
         (Load::Concurrency(a), Load::Concurrency(b)) => a == b,
-        (Load::Linear { from: a, to: b }, Load::Linear { from: c, to: d }) => near(a.0, c.0) && near(b.0, d.0),
+        (Load::Linear { from: a, to: b }, Load::Linear { from: c, to: d }) => {
+            near(a.0, c.0) && near(b.0, d.0)
+        }
         _ => false,
     }
 }

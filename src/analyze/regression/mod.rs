@@ -186,7 +186,8 @@ impl AtLoad<'_> {
 
     fn redrawn(&self, of: Compared, rng: &mut ChaCha8Rng) -> f64 {
         let run = draw(rng, self.blocks());
-        let other = |rng: &mut ChaCha8Rng| if self.matched.paired { run.clone() } else { draw(rng, self.blocks()) };
+        let other =
+            |rng: &mut ChaCha8Rng| if self.matched.paired { run.clone() } else { draw(rng, self.blocks()) };
         let baselines: Vec<Vec<u32>> = self.baselines.iter().map(|_| other(rng)).collect();
         self.worse(of, &run, &baselines)
     }
@@ -238,9 +239,8 @@ fn scatter(loads: &[AtLoad], of: Compared) -> Option<(Vec<f64>, f64)> {
     // So few blocks scatter less than what they stand for.
     let few = |blocks: f64| blocks / (blocks - 1.0);
     let blocks = loads.iter().map(AtLoad::blocks).min().unwrap_or(2) as f64;
-    let variance = |(sum, squares): &(f64, f64)| {
-        ((squares - sum * sum / n) / (n - 1.0)).max(0.0) * few(blocks)
-    };
+    let variance =
+        |(sum, squares): &(f64, f64)| ((squares - sum * sum / n) / (n - 1.0)).max(0.0) * few(blocks);
     let mut deviations: Vec<f64> = sums.iter().map(|sums| variance(sums).sqrt()).collect();
     let mean = deviations.pop()?;
     Some((deviations, mean))
@@ -264,13 +264,22 @@ fn judge(loads: &[AtLoad], limit: MaxRegression, error: f64) -> Comparison {
         figure.is_finite() && figure > 0.0
     };
     if loads.iter().any(|at| at.baselines.iter().any(|sample| !fine(sample, at))) {
-        return nothing(Outcome::CannotTell, "a baseline has no finite figure: too many of its requests failed");
+        return nothing(
+            Outcome::CannotTell,
+            "a baseline has no finite figure: too many of its requests failed",
+        );
     }
     if loads.iter().any(|at| !fine(&at.run, at)) {
-        return nothing(Outcome::Fail, "the run has no finite figure, and the baselines have: too many of its requests failed");
+        return nothing(
+            Outcome::Fail,
+            "the run has no finite figure, and the baselines have: too many of its requests failed",
+        );
     }
     let Some((deviations, within)) = scatter(loads, of) else {
-        return nothing(Outcome::CannotTell, "failures lie so near the figure's rank that its scatter is unknown");
+        return nothing(
+            Outcome::CannotTell,
+            "failures lie so near the figure's rank that its scatter is unknown",
+        );
     };
     let df: usize = loads.iter().map(|at| at.blocks() - 1).sum();
     let spread = Spread::of(within, &pooled(loads), df);
@@ -423,7 +432,8 @@ impl Change {
 
 /// The length of a whole run whose measured parts are `longer` times as long.
 fn run_length(steps: &[StepAnalysis], longer: f64) -> Seconds {
-    let of = |step: &StepAnalysis| (step.mark.hold_start - step.mark.start) + step.mark.hold() * longer.max(1.0);
+    let of =
+        |step: &StepAnalysis| (step.mark.hold_start - step.mark.start) + step.mark.hold() * longer.max(1.0);
     steps.iter().map(of).sum()
 }
 

@@ -44,13 +44,7 @@ fn step(load: Load) -> StepAnalysis {
         max: Seconds(0.7),
     };
     let base = analyzed(0, 10.0, Some(0.1), 4.0);
-    let mark = StepMark {
-        index: 0,
-        load,
-        start: Seconds(0.0),
-        hold_start: Seconds(4.0),
-        end: Seconds(40.0),
-    };
+    let mark = StepMark { index: 0, load, start: Seconds(0.0), hold_start: Seconds(4.0), end: Seconds(40.0) };
     StepAnalysis { mark, e2e: Some(e2e), ..base }
 }
 

@@ -30,10 +30,16 @@ pub(super) fn compare(run: Run, baseline: Run, given: bool) -> Comparability {
     };
     differs("its server is", info.server(), base.server(), "");
     differs("it was measured by calibrate", info.tool_version.clone(), base.tool_version.clone(), "");
-    differs("its ramp is", scenario.ramp.to_string(), base_scenario.ramp.to_string(), ": only equal loads are compared");
+    differs(
+        "its ramp is",
+        scenario.ramp.to_string(),
+        base_scenario.ramp.to_string(),
+        ": only equal loads are compared",
+    );
     let other_requests = ": not the same requests, which makes the interval wider";
     differs("its seed is", scenario.seed.to_string(), base_scenario.seed.to_string(), other_requests);
-    let client = |info: &RunInfo| format!("{} {} with {} processors", info.host.os, info.host.arch, info.host.cpus);
+    let client =
+        |info: &RunInfo| format!("{} {} with {} processors", info.host.os, info.host.arch, info.host.cpus);
     differs("its client was", client(info), client(base), "");
     if !given {
         let slos = |s: &Scenario| s.slos.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -104,12 +110,21 @@ mod tests {
         };
         let host = HostFacts { os: "linux".into(), arch: "x86_64".into(), cpus: 2 };
         let scenario = serde_json::Value::Null;
-        RunInfo::new(id.into(), "ci".into(), "2026-01-01T00:00:00Z".into(), scenario, Vec::new(), target, host)
+        RunInfo::new(
+            id.into(),
+            "ci".into(),
+            "2026-01-01T00:00:00Z".into(),
+            scenario,
+            Vec::new(),
+            target,
+            host,
+        )
     }
 
     fn scenario(change: impl FnOnce(&mut Settings)) -> Scenario {
         let slo = Some(vec!["ttft:p95:2s".parse().unwrap()]);
-        let mut settings = Settings { slo, ramp: Some("rate:8,12x30s".parse().unwrap()), ..Settings::default() };
+        let mut settings =
+            Settings { slo, ramp: Some("rate:8,12x30s".parse().unwrap()), ..Settings::default() };
         change(&mut settings);
         settings.resolve().unwrap()
     }
@@ -146,7 +161,10 @@ mod tests {
         let real = RunInfo { target: TargetFacts { simulated: false, ..info("x").target }, ..info("base") };
         let same = scenario(|_| {});
         assert!(matches!(compare((&info("run"), &same), (&real, &same), false), Comparability::Refused(_)));
-        assert!(matches!(compare((&info("run"), &same), (&info("run"), &same), false), Comparability::Refused(_)));
+        assert!(matches!(
+            compare((&info("run"), &same), (&info("run"), &same), false),
+            Comparability::Refused(_)
+        ));
     }
 
     #[test]

@@ -147,9 +147,8 @@ impl Judged {
         let validity = &self.analysis.validity;
         let invalid = validity.checks.iter().filter(|check| check.verdict == Verdict::Invalid);
         let why: Vec<String> = invalid.map(|check| format!("{}: {}", check.name, check.detail)).collect();
-        (validity.verdict == Verdict::Invalid).then(|| {
-            format!("its measurement is invalid ({}); mend that, and measure again", why.join("; "))
-        })
+        (validity.verdict == Verdict::Invalid)
+            .then(|| format!("its measurement is invalid ({}); mend that, and measure again", why.join("; ")))
     }
 }
 

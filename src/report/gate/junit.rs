@@ -26,7 +26,8 @@ struct Case {
 
 /// The document. Writing to a string cannot fail.
 pub fn junit(report: &GateReport) -> String {
-    let runs = std::iter::once(("run", &report.run)).chain(report.baselines.iter().map(|run| ("baseline", run)));
+    let runs =
+        std::iter::once(("run", &report.run)).chain(report.baselines.iter().map(|run| ("baseline", run)));
     let mut cases: Vec<Case> = runs.map(|(role, run)| of_run(role, run)).collect();
     cases.extend(report.checks.iter().map(|check| of_check(check, report.on_inconclusive)));
     if report.checks.is_empty() && report.decision == Decision::Inconclusive {
@@ -54,8 +55,10 @@ pub fn junit(report: &GateReport) -> String {
     }
     let remarks = report.remarks.iter().map(|remark| format!("note: {remark}"));
     let definitions = words::DEFINITIONS.iter().map(|(term, meaning)| format!("{term}: {meaning}"));
-    let lines: Vec<String> =
-        std::iter::once(format!("gate {}", words::verdict(report))).chain(remarks).chain(definitions).collect();
+    let lines: Vec<String> = std::iter::once(format!("gate {}", words::verdict(report)))
+        .chain(remarks)
+        .chain(definitions)
+        .collect();
     let _ = writeln!(out, "    <system-out>{}</system-out>", escaped(&lines.join("\n")));
     out + "  </testsuite>\n</testsuites>\n"
 }
@@ -93,7 +96,9 @@ fn write_case(out: &mut String, case: &Case) {
         Fate::Failure => {
             writeln!(out, "      <failure type=\"failed\" message=\"{message}\">{message}</failure>")
         }
-        Fate::Error => writeln!(out, "      <error type=\"cannot-tell\" message=\"{message}\">{message}</error>"),
+        Fate::Error => {
+            writeln!(out, "      <error type=\"cannot-tell\" message=\"{message}\">{message}</error>")
+        }
     };
     out.push_str("    </testcase>\n");
 }

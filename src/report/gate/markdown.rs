@@ -23,7 +23,8 @@ pub fn markdown(report: &GateReport) -> String {
             Outcome::Fail => "❌",
             Outcome::CannotTell => "❔",
         };
-        let _ = writeln!(out, "| {mark} | {} | {} |", cell(&words::title(check)), cell(&words::detail(check)));
+        let _ =
+            writeln!(out, "| {mark} | {} | {} |", cell(&words::title(check)), cell(&words::detail(check)));
     }
     loads(&mut out, report);
     if !report.remarks.is_empty() {

@@ -60,7 +60,10 @@ fn report() -> GateReport {
         Check::Regression(comparison("ttft:p95:10%", 0.013, Outcome::Pass)),
         Check::Regression(comparison("tpot:p95:10%", 0.12, Outcome::Fail)),
         Check::Regression(comparison("throughput:5%", -0.04, Outcome::CannotTell)),
-        Check::Regression(Comparison { length: None, ..comparison("e2e:p95:10%", 0.08, Outcome::CannotTell) }),
+        Check::Regression(Comparison {
+            length: None,
+            ..comparison("e2e:p95:10%", 0.08, Outcome::CannotTell)
+        }),
     ];
     GateReport {
         run: run("ci"),
@@ -131,8 +134,21 @@ const SCHEMA: [(&str, &[&str], &[&str], &[&str]); 7] = [
     (
         "testsuite",
         &[
-            "name", "tests", "failures", "errors", "group", "time", "skipped", "timestamp", "hostname", "id",
-            "package", "file", "log", "url", "version",
+            "name",
+            "tests",
+            "failures",
+            "errors",
+            "group",
+            "time",
+            "skipped",
+            "timestamp",
+            "hostname",
+            "id",
+            "package",
+            "file",
+            "log",
+            "url",
+            "version",
         ],
         &["name"],
         &["testsuite", "properties", "testcase", "system-out", "system-err"],
@@ -141,7 +157,17 @@ const SCHEMA: [(&str, &[&str], &[&str], &[&str]); 7] = [
         "testcase",
         &["name", "time", "classname", "group"],
         &["name"],
-        &["skipped", "error", "failure", "rerunFailure", "rerunError", "flakyFailure", "flakyError", "system-out", "system-err"],
+        &[
+            "skipped",
+            "error",
+            "failure",
+            "rerunFailure",
+            "rerunError",
+            "flakyFailure",
+            "flakyError",
+            "system-out",
+            "system-err",
+        ],
     ),
     ("failure", &["type", "message"], &[], &[]),
     ("error", &["type", "message"], &[], &[]),
@@ -165,7 +191,8 @@ fn hold_schema(element: &Element, problems: &mut Vec<String>) {
         }
     }
     let has = |attribute: &&&str| element.attributes.iter().any(|(name, _)| name == **attribute);
-    problems.extend(needed.iter().filter(|needed| !has(needed)).map(|needed| format!("{name} needs {needed}")));
+    problems
+        .extend(needed.iter().filter(|needed| !has(needed)).map(|needed| format!("{name} needs {needed}")));
     for child in &element.children {
         if !children.contains(&child.name.as_str()) {
             problems.push(format!("{} is no child of {name}", child.name));

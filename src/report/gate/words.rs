@@ -12,7 +12,10 @@ pub(super) const DEFINITIONS: [(&str, &str); 4] = [
         "SLO",
         "the figure of all attempts in the measured part of a step, from the scheduled send time; failed ones are infinitely late",
     ),
-    ("capacity", "passes where its whole 90 % interval reaches what is asked for, fails where none of it does"),
+    (
+        "capacity",
+        "passes where its whole 90 % interval reaches what is asked for, fails where none of it does",
+    ),
     (
         "regression",
         "fails if a regression is sure and one of the limit cannot be ruled out, passes if one of the limit is \
