@@ -10,6 +10,32 @@ use calibrate::report::{LoadFacts, ReportInput, RunFacts, TokenCount, render};
 use calibrate::units::{Replicas, Seconds};
 use std::path::Path;
 
+fn facts(server: String) -> RunFacts {
+    let tokens = TokenCount { distribution: "other", mean: 128.0, deviation: None, bounds: None };
+    let load = LoadFacts {
+        server_kind: "tgi".to_owned(),
+        input: tokens,
+        output: tokens,
+        sampled: false,
+        shared_prefix: 0,
+        length: Seconds(150.0),
+    };
+    RunFacts {
+        run_id: "a \"run\"".to_owned(),
+        tool_version: "0.1.0".to_owned(),
+        started: "2026-01-01T00:00:00Z".to_owned(),
+        state: "complete".to_owned(),
+        reason: None,
+        target: String::new(),
+        server,
+        simulated: true,
+        scenario_yaml: String::new(),
+        command: String::new(),
+        remarks: Vec::new(),
+        load,
+    }
+}
+
 #[test]
 fn the_prometheus_textfile_is_read_back_as_the_figures_that_it_was_made_from() {
     let run = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample")).unwrap();
@@ -31,29 +57,7 @@ fn the_prometheus_textfile_is_read_back_as_the_figures_that_it_was_made_from() {
         growth: 0.1,
     };
     let recommendation = recommend(&analysis, capacity, assumptions);
-    let tokens = TokenCount { distribution: "other", mean: 128.0, deviation: None, bounds: None };
-    let load = LoadFacts {
-        server_kind: "tgi".to_owned(),
-        input: tokens,
-        output: tokens,
-        sampled: false,
-        shared_prefix: 0,
-        length: Seconds(150.0),
-    };
-    let facts = RunFacts {
-        run_id: "a \"run\"".to_owned(),
-        tool_version: "0.1.0".to_owned(),
-        started: "2026-01-01T00:00:00Z".to_owned(),
-        state: "complete".to_owned(),
-        reason: None,
-        target: String::new(),
-        server: run.info.server(),
-        simulated: true,
-        scenario_yaml: String::new(),
-        command: String::new(),
-        remarks: Vec::new(),
-        load,
-    };
+    let facts = facts(run.info.server());
     let input = ReportInput {
         analysis: &analysis,
         recommendation: Some(&recommendation),

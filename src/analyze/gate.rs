@@ -192,6 +192,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "an analysis has it so")]
     fn found(low: f64, high: f64) -> Result<Capacity, NoCapacity> {
         Ok(Capacity {
             per_replica: Rate(f64::midpoint(low, high)),

@@ -6,11 +6,14 @@ use crate::analyze::{LatencySummary, StepAnalysis, Verdict};
 use crate::recommend::Target;
 use std::fmt::Write;
 
+/// Labels and a value.
+type Series = (Vec<(&'static str, String)>, f64);
+
 /// A metric with its series.
 struct Metric {
     name: &'static str,
     help: &'static str,
-    series: Vec<(Vec<(&'static str, String)>, f64)>,
+    series: Vec<Series>,
 }
 
 /// The text. All are gauges, in base units: seconds, requests, requests per second, ratios from 0 to 1.
@@ -120,30 +123,11 @@ fn of_targets(input: &ReportInput) -> Vec<Metric> {
 }
 
 fn of_steps(input: &ReportInput) -> Vec<Metric> {
-    let labels = |step: &StepAnalysis| {
-        vec![("step", step.mark.index.to_string()), ("load", step.mark.load.to_string())]
-    };
     let series = |of: &dyn Fn(&StepAnalysis) -> Option<f64>| {
         input.analysis.steps.iter().filter_map(|step| Some((labels(step), of(step)?))).collect()
     };
     let metric =
         |name, help, of: &dyn Fn(&StepAnalysis) -> Option<f64>| Metric { name, help, series: series(of) };
-    let mut latencies = Vec::new();
-    for step in &input.analysis.steps {
-        let all = [
-            ("ttft", step.ttft),
-            ("tpot", step.tpot),
-            ("itl", step.itl),
-            ("e2e", step.e2e),
-            ("ntpot", step.ntpot),
-        ];
-        for (name, summary) in all {
-            for (quantile, value) in summary.iter().flat_map(quantiles) {
-                let own = [("latency", name.to_owned()), ("quantile", quantile.to_owned())];
-                latencies.push((labels(step).into_iter().chain(own).collect(), value));
-            }
-        }
-    }
     vec![
         metric("calibrate_step_offered_requests_per_second", "Arrivals in the measured part.", &|s| {
             Some(s.offered.0)
@@ -169,7 +153,7 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
         Metric {
             name: "calibrate_step_latency_seconds",
             help: "Latency of successful requests, from the scheduled send time.",
-            series: latencies,
+            series: latencies(input),
         },
         metric("calibrate_step_queue_size_requests", "Mean queue size per replica.", &|s| {
             Some(s.queue?.mean)
@@ -181,6 +165,30 @@ fn of_steps(input: &ReportInput) -> Vec<Metric> {
             Some(s.gpu?.mean / 100.0)
         }),
     ]
+}
+
+fn labels(step: &StepAnalysis) -> Vec<(&'static str, String)> {
+    vec![("step", step.mark.index.to_string()), ("load", step.mark.load.to_string())]
+}
+
+fn latencies(input: &ReportInput) -> Vec<Series> {
+    let mut latencies = Vec::new();
+    for step in &input.analysis.steps {
+        let all = [
+            ("ttft", step.ttft),
+            ("tpot", step.tpot),
+            ("itl", step.itl),
+            ("e2e", step.e2e),
+            ("ntpot", step.ntpot),
+        ];
+        for (name, summary) in all {
+            for (quantile, value) in summary.iter().flat_map(quantiles) {
+                let own = [("latency", name.to_owned()), ("quantile", quantile.to_owned())];
+                latencies.push((labels(step).into_iter().chain(own).collect(), value));
+            }
+        }
+    }
+    latencies
 }
 
 fn quantiles(summary: &LatencySummary) -> [(&'static str, f64); 4] {

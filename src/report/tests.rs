@@ -271,11 +271,15 @@ pub(super) fn schema(document: &serde_json::Value) -> String {
             Value::Number(_) => "number",
             Value::String(_) => "string",
             Value::Array(items) => {
-                items.iter().for_each(|item| collect(&format!("{path}[]"), item, found));
+                for item in items {
+                    collect(&format!("{path}[]"), item, found);
+                }
                 "array"
             }
             Value::Object(fields) => {
-                fields.iter().for_each(|(name, value)| collect(&format!("{path}.{name}"), value, found));
+                for (name, value) in fields {
+                    collect(&format!("{path}.{name}"), value, found);
+                }
                 "object"
             }
         };
@@ -288,7 +292,8 @@ pub(super) fn schema(document: &serde_json::Value) -> String {
     let mut found = BTreeMap::new();
     collect("", document, &mut found);
     found.remove("");
-    found.into_iter().map(|(path, kinds)| format!("{path}: {}\n", kinds.join(" | "))).collect()
+    let line = |(path, kinds): (String, Vec<&str>)| format!("{path}: {}", kinds.join(" | "));
+    found.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// An element of an XML document.
@@ -475,9 +480,9 @@ fn hold_v0_2(path: &str, value: &serde_json::Value, wrong: &mut Vec<String>) {
     for (name, value) in fields {
         let allowed = known.iter().any(|field| field.trim_end_matches('!') == name || *field == "*");
         if allowed {
-            hold_v0_2(&format!("{path}.{name}"), value, wrong)
+            hold_v0_2(&format!("{path}.{name}"), value, wrong);
         } else {
-            wrong.push(format!("{path}.{name} is no field"))
+            wrong.push(format!("{path}.{name} is no field"));
         }
     }
     let needed = known.iter().filter_map(|field| field.strip_suffix('!'));

@@ -178,10 +178,23 @@ impl AtLoad<'_> {
         self.matched.window.blocks
     }
 
+    fn once(&self) -> Vec<u32> {
+        vec![1; self.blocks()]
+    }
+
     /// With every block once.
     fn as_measured(&self, of: Compared) -> f64 {
-        let once = vec![1; self.blocks()];
-        self.worse(of, &once, &vec![once.clone(); self.baselines.len()])
+        self.worse(of, &self.once(), &vec![self.once(); self.baselines.len()])
+    }
+
+    fn shown(&self, change: Change) -> LoadChange {
+        let base: f64 = self.baselines.iter().map(|sample| sample.figure(&self.once()).ln()).sum();
+        LoadChange {
+            load: self.matched.run.mark.load,
+            baseline: (base / self.baselines.len() as f64).exp(),
+            run: self.run.figure(&self.once()),
+            change,
+        }
     }
 
     fn redrawn(&self, of: Compared, rng: &mut ChaCha8Rng) -> f64 {
@@ -214,7 +227,9 @@ fn at_loads(
         loads.push(at);
     }
     let total: f64 = loads.iter().map(|at| at.weight).sum();
-    loads.iter_mut().for_each(|at| at.weight /= total);
+    for at in &mut loads {
+        at.weight /= total;
+    }
     Ok(judge(&loads, limit, error))
 }
 
@@ -248,79 +263,66 @@ fn scatter(loads: &[AtLoad], of: Compared) -> Option<(Vec<f64>, f64)> {
 
 fn judge(loads: &[AtLoad], limit: MaxRegression, error: f64) -> Comparison {
     let of = limit.of;
-    let changes: Vec<f64> = loads.iter().map(|at| at.as_measured(of)).collect();
-    let mean: f64 = loads.iter().zip(&changes).map(|(at, change)| at.weight * change).sum();
     let requests = loads.iter().map(|at| at.matched.requests).sum();
     let paired = loads.iter().all(|at| at.matched.paired);
-    let nothing = |outcome, reason: &str| Comparison {
+    let nothing = |(outcome, reason): (Outcome, &str)| Comparison {
         outcome,
         requests,
         paired,
         ..cannot_tell(limit, vec![reason.to_owned()])
     };
-    let once = |at: &AtLoad| vec![1; at.blocks()];
-    let fine = |sample: &Sample, at: &AtLoad| {
-        let figure = sample.figure(&once(at));
-        figure.is_finite() && figure > 0.0
-    };
-    if loads.iter().any(|at| at.baselines.iter().any(|sample| !fine(sample, at))) {
-        return nothing(
-            Outcome::CannotTell,
-            "a baseline has no finite figure: too many of its requests failed",
-        );
-    }
-    if loads.iter().any(|at| !fine(&at.run, at)) {
-        return nothing(
-            Outcome::Fail,
-            "the run has no finite figure, and the baselines have: too many of its requests failed",
-        );
+    if let Some(failures) = failures(loads) {
+        return nothing(failures);
     }
     let Some((deviations, within)) = scatter(loads, of) else {
-        return nothing(
-            Outcome::CannotTell,
-            "failures lie so near the figure's rank that its scatter is unknown",
-        );
+        let reason = "failures lie so near the figure's rank that its scatter is unknown";
+        return nothing((Outcome::CannotTell, reason));
     };
+    let changes: Vec<f64> = loads.iter().map(|at| at.as_measured(of)).collect();
+    let mean: f64 = loads.iter().zip(&changes).map(|(at, change)| at.weight * change).sum();
     let df: usize = loads.iter().map(|at| at.blocks() - 1).sum();
     let spread = Spread::of(within, &pooled(loads), df);
     let judged = spread.judge(mean, limit, error);
-    let each = error / loads.len() as f64;
-    let at_loads: Vec<(LoadChange, bool)> = loads
-        .iter()
-        .zip(changes.iter().zip(&deviations))
-        .map(|(at, (change, deviation))| {
-            let spread = Spread { within: *deviation, ..spread.clone() };
-            let (low, high) = spread.bounds(*change, each, ERROR);
-            let base = at.baselines.iter().map(|sample| sample.figure(&once(at)).ln()).sum::<f64>();
-            let shown = LoadChange {
-                load: at.matched.run.mark.load,
-                baseline: (base / at.baselines.len() as f64).exp(),
-                run: at.run.figure(&once(at)),
-                change: Change::of(of, *change, low, high),
-            };
-            (shown, low > judged.limit)
-        })
-        .collect();
-    let beyond = at_loads.iter().any(|(_, beyond)| *beyond);
+    let (mut shown, mut beyond) = (Vec::new(), false);
+    for (at, (change, deviation)) in loads.iter().zip(changes.iter().zip(&deviations)) {
+        let spread = Spread { within: *deviation, ..spread.clone() };
+        let (low, high) = spread.bounds(*change, error / loads.len() as f64, ERROR);
+        shown.push(at.shown(Change::of(of, *change, low, high)));
+        beyond |= low > judged.limit;
+    }
     Comparison {
+        limit,
         outcome: if beyond { Outcome::Fail } else { judged.outcome },
         change: Some(judged.change),
-        loads: at_loads.into_iter().map(|(load, _)| load).collect(),
+        loads: shown,
         requests,
         paired,
         longer: judged.longer,
         length: None,
         detectable: Some(judged.detectable),
-        limit,
         remarks: spread.remarks(),
     }
+}
+
+/// What is said where failures leave a figure infinite, or at nothing.
+fn failures(loads: &[AtLoad]) -> Option<(Outcome, &'static str)> {
+    let broken = |sample: &Sample, at: &AtLoad| {
+        let figure = sample.figure(&at.once());
+        !figure.is_finite() || figure <= 0.0
+    };
+    if loads.iter().any(|at| at.baselines.iter().any(|sample| broken(sample, at))) {
+        let reason = "a baseline has no finite figure: too many of its requests failed";
+        return Some((Outcome::CannotTell, reason));
+    }
+    let reason = "the run has no finite figure, and the baselines have: too many of its requests failed";
+    loads.iter().any(|at| broken(&at.run, at)).then_some((Outcome::Fail, reason))
 }
 
 /// Each baseline's own level: the mean logarithm of its figure over the loads.
 fn pooled(loads: &[AtLoad]) -> Vec<f64> {
     let n = loads.first().map_or(0, |at| at.baselines.len());
     let level = |i: usize| {
-        let of = |at: &AtLoad| at.weight * at.baselines[i].figure(&vec![1; at.blocks()]).ln();
+        let of = |at: &AtLoad| at.weight * at.baselines[i].figure(&at.once()).ln();
         loads.iter().map(of).sum()
     };
     (0..n).map(level).collect()

@@ -39,7 +39,7 @@ impl Window {
 
     fn block(&self, offset: Seconds) -> Option<usize> {
         let share = (offset - self.from).0 / (self.to - self.from).0;
-        (0.0..1.0).contains(&share).then(|| (share * self.blocks as f64) as usize)
+        (0.0..1.0).contains(&share).then_some((share * self.blocks as f64) as usize)
     }
 
     fn length_of_block(&self) -> f64 {
@@ -88,13 +88,13 @@ impl Sample {
         of: Compared,
         slos: &[Slo],
     ) -> Result<Sample, Refusal> {
-        let start = step.mark.start;
+        let begin = step.mark.start;
         let mut requests = side.requests.iter().filter(|request| request.step == step.mark.index);
         let mut values = Vec::new();
         let stat = match of {
             Compared::Latency(SloMetric::Itl, stat) => {
                 for interval in side.gaps.iter().filter(|interval| interval.step == step.mark.index) {
-                    let middle = Seconds(f64::midpoint(interval.from.0, interval.to.0)) - start;
+                    let middle = Seconds(f64::midpoint(interval.from.0, interval.to.0)) - begin;
                     // Requests of the step end until after it.
                     let Some(block) = window.block(middle.min(window.to - Seconds(1e-6))) else { continue };
                     values.extend(interval.gaps.iter().map(|(gap, n)| (gap.0, *n as f64, block)));
@@ -103,7 +103,7 @@ impl Sample {
             }
             Compared::Latency(metric, stat) => {
                 for request in requests {
-                    let Some(block) = window.block(request.scheduled - start) else { continue };
+                    let Some(block) = window.block(request.scheduled - begin) else { continue };
                     match figure(request, metric) {
                         Figure::Is(value) => values.push((value.0, 1.0, block)),
                         Figure::AtLeast(_) | Figure::Infinite => values.push((f64::INFINITY, 1.0, block)),
@@ -115,13 +115,13 @@ impl Sample {
             }
             Compared::Goodput => {
                 for request in requests {
-                    let Some(block) = window.block(request.scheduled - start) else { continue };
+                    let Some(block) = window.block(request.scheduled - begin) else { continue };
                     values.push((goodput(&[request], slos).unwrap_or(0.0), 1.0, block));
                 }
                 Stat::Mean
             }
             Compared::Throughput => {
-                values = throughput(&mut requests, start, window);
+                values = throughput(&mut requests, begin, window);
                 Stat::Mean
             }
             Compared::Capacity => return Err(Refusal::NotPerLoad),
@@ -170,8 +170,8 @@ impl Sample {
 }
 
 /// Output tokens per second of what ended in each block.
-fn throughput<'a>(
-    requests: &mut dyn Iterator<Item = &'a RequestOutcome>,
+fn throughput(
+    requests: &mut dyn Iterator<Item = &RequestOutcome>,
     start: Seconds,
     window: &Window,
 ) -> Vec<(f64, f64, usize)> {

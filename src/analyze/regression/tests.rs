@@ -145,6 +145,7 @@ fn baselines_that_contradict_each_other_make_the_interval_wider() {
     assert!(unlike.remarks[0].contains("the 3 baselines differ"), "{:?}", unlike.remarks);
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "an analysis has it so")]
 fn capacity(rate: f64, spread: f64, method: Method) -> Result<Capacity, NoCapacity> {
     Ok(Capacity {
         per_replica: Rate(rate),

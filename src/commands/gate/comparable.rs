@@ -2,6 +2,7 @@
 
 use crate::record::RunInfo;
 use crate::scenario::Scenario;
+use std::fmt::Write;
 
 /// Whether a baseline can stand beside a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +59,10 @@ fn refused((info, scenario): Run, (base, base_scenario): Run) -> Option<String> 
             None => format!("prompts of {}, answers of {}", s.input_tokens, s.output_tokens),
         };
         if let Some(most) = s.max_new_tokens {
-            text += &format!(", max-new-tokens {most}");
+            let _ = write!(text, ", max-new-tokens {most}");
         }
         if s.shared_prefix > 0 {
-            text += &format!(", shared prefix of {}", s.shared_prefix);
+            let _ = write!(text, ", shared prefix of {}", s.shared_prefix);
         }
         text
     };
@@ -169,7 +170,8 @@ mod tests {
 
     #[test]
     fn what_leaves_a_comparison_sound_is_said_and_never_silent() {
-        let changes: [(fn(&mut Settings), &str); 3] = [
+        type Case = (fn(&mut Settings), &'static str);
+        let changes: [Case; 3] = [
             (|s| s.seed = Some(9), "its seed is 9, and the run's 1: not the same requests"),
             (|s| s.ramp = Some("rate:8x30s".parse().unwrap()), "only equal loads are compared"),
             (|s| s.slo = Some(vec!["ttft:p95:1s".parse().unwrap()]), "its SLO is ttft:p95:1s"),

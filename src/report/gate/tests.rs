@@ -129,7 +129,8 @@ fn a_check_is_one_line_on_the_terminal() {
 
 /// Elements of the JUnit schema that Jenkins publishes (junit-10): their attributes, those that must be there, and
 /// their children.
-const SCHEMA: [(&str, &[&str], &[&str], &[&str]); 7] = [
+type Names = &'static [&'static str];
+const SCHEMA: [(&str, Names, Names, Names); 7] = [
     ("testsuites", &["name", "time", "tests", "failures", "disabled", "errors"], &[], &["testsuite"]),
     (
         "testsuite",

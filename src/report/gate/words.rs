@@ -5,6 +5,7 @@ use crate::analyze::gate::{Check, Decision, LeastCapacity, OnInconclusive, SloIn
 use crate::analyze::regression::{Change, Comparison, LoadChange, Outcome};
 use crate::report::words::{figure, interval};
 use crate::units::{Compared, Seconds};
+use std::fmt::Write;
 
 /// Term and definition.
 pub(super) const DEFINITIONS: [(&str, &str); 4] = [
@@ -81,7 +82,8 @@ fn regression(comparison: &Comparison) -> String {
     if comparison.requests > 0 {
         let loads = comparison.loads.len();
         let s = if loads == 1 { "" } else { "s" };
-        text += &format!(" over {loads} load{s}, {} requests", comparison.requests);
+        // Writing to a string cannot fail.
+        let _ = write!(text, " over {loads} load{s}, {} requests", comparison.requests);
     }
     match (comparison.outcome, comparison.detectable) {
         (Outcome::CannotTell, _) => text + "; " + &way_out(comparison),
