@@ -254,7 +254,16 @@ fn bad_input_is_refused_with_the_way_out() {
             vec!["run", "--ramp", "--namespace", "A_b", "--out", "/tmp/never"],
             "namespace 'A_b' is not a DNS label",
         ),
-        (vec!["report", &busy], "is no run directory"),
+        (vec!["report", &busy], "is no run directory: it holds no run.json; name the --out of a run"),
+        (vec!["report", &empty], "is no run directory"),
+        (vec!["recommend", &busy, "--metric", "bacth"], "did you mean batch?"),
+        (vec!["recommend", &busy, "--slo", "tftt:p95:1s"], "did you mean ttft?"),
+        (vec!["manifests", "--target", "bacth=5"], "did you mean batch?"),
+        (vec!["simulate", &busy, "--traffic", "trace:/nowhere.csv"], "is no run directory"),
+        (vec!["lint", "/nowhere.yaml"], "cannot read /nowhere.yaml; look at its path"),
+        (vec!["study", "--server-model", "/nowhere.yaml"], "/nowhere.yaml; look at its path"),
+        (vec!["gate", &busy, "--slo", "ttft:p95"], "like ttft:p95:2s"),
+        (vec!["man", "--out", &empty], "give --out another"),
     ];
     for (arguments, expected) in cases {
         let output = run(&arguments);

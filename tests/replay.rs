@@ -258,7 +258,16 @@ fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the
     let (code, stdout, stderr) = simulate(run.path(), &arguments);
     assert_eq!(code, Some(0), "{stderr}");
     let document: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(document["format"], "calibrate/simulation");
+    assert_eq!((&document["format"], &document["version"]), (&"calibrate/simulation".into(), &1.into()));
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        names(&document),
+        "format version traffic conditions min_replicas max_replicas replica goal candidates check optimum remarks"
+    );
+    assert_eq!(names(&document["traffic"]), "spec scale seconds mean_rate peak_rate");
+    assert_eq!(names(&document["candidates"][0]), "name origin metrics holds score steady_load");
+    assert_eq!(names(&document["candidates"][0]["metrics"][0]), "metric source target_type target");
+    assert_eq!(names(&document["replica"]), "basis capacity_alone capacity_of_max_replicas uncertainty");
     let candidates = document["candidates"].as_array().unwrap();
     let origins: Vec<&str> =
         candidates.iter().map(|candidate| candidate["origin"].as_str().unwrap()).collect();

@@ -4,10 +4,12 @@
 //! machine, at any time. Every estimate carries its n; what is not known is `None`.
 
 mod capacity;
+pub mod gate;
 mod gauges;
 pub mod lag;
 mod latency;
 mod logistic;
+pub mod regression;
 pub mod server_model;
 mod slo;
 mod steady;
@@ -44,9 +46,23 @@ pub struct Measured<'a> {
 
 /// Analyzes a whole run. `known` is what its record says of the server besides.
 pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
+    with_prediction(measured, slos, || server_model::predict(measured, slos, known))
+}
+
+/// The same from what clients saw alone, without the server that is fitted to its counters, which takes a
+/// thousand times as long.
+pub fn analyze_clients(measured: &Measured, slos: &[Slo]) -> Analysis {
+    with_prediction(measured, slos, || Err(server_model::NoPrediction::NotAsked))
+}
+
+fn with_prediction(
+    measured: &Measured,
+    slos: &[Slo],
+    predict: impl FnOnce() -> Result<server_model::Prediction, server_model::NoPrediction>,
+) -> Analysis {
     let steps = analyze_steps(measured, slos);
     let validity = validity::judge(measured, &steps, slos);
-    let prediction = server_model::predict(measured, slos, known);
+    let prediction = predict();
     let capacity = match validity.verdict {
         Verdict::Invalid => Err(NoCapacity::Invalid),
         _ if steps::all_growing(&steps) => Err(NoCapacity::NoSteadyState),

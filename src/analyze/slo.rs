@@ -12,7 +12,7 @@ const FAILED_MOST: f64 = 0.01;
 
 /// What a request says about a latency.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Figure {
+pub(super) enum Figure {
     Is(Seconds),
     /// Cut off: it would have been at least this.
     AtLeast(Seconds),
@@ -24,7 +24,8 @@ enum Figure {
     Unknown,
 }
 
-fn figure(request: &RequestOutcome, metric: SloMetric) -> Figure {
+/// What a request says about `metric`.
+pub(super) fn figure(request: &RequestOutcome, metric: SloMetric) -> Figure {
     let value = match metric {
         SloMetric::Ttft => request.ttft(),
         SloMetric::Tpot => request.tpot(),

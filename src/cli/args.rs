@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::gate::GateArgs;
 use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
@@ -8,7 +9,7 @@ use crate::commands::manifests::ManifestsArgs;
 use crate::commands::simulate::SimulateArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
-use crate::units::{Seconds, Signal, Slo};
+use crate::units::{Seconds, Signal, Slo, nearest};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -27,7 +28,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
-  3    a gate failed: manifests have errors
+  3    a gate failed: manifests have errors, a run fails its checks
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {
@@ -78,6 +79,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Replay traffic through the measured replica and the HPA: candidates beside each other, the best target
     Simulate(Box<SimulateArgs>),
+    /// Check a run in CI: its SLOs, its capacity, and whether it is worse than other runs
+    Gate(Box<GateArgs>),
     /// Look whether the server and every source of its metrics is there, fresh and plausible
     Doctor(Box<DoctorArgs>),
     /// Explain what the HPA controller decides, and why
@@ -177,10 +180,11 @@ pub struct LoopArgs {
 /// A metric by its name.
 fn signal(text: &str) -> Result<Signal, String> {
     let names = || Signal::ALL.into_iter().map(Signal::slug);
+    let hint = || nearest(text, names()).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     Signal::ALL
         .into_iter()
         .find(|signal| signal.slug() == text)
-        .ok_or_else(|| format!("there are: {}", names().collect::<Vec<_>>().join(", ")))
+        .ok_or_else(|| format!("expected one of {}{}", names().collect::<Vec<_>>().join(", "), hint()))
 }
 
 /// Arguments of `report`.

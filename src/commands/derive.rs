@@ -5,13 +5,13 @@ use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
-use crate::measurement::{Sample, Series, Source};
+use crate::measurement::{RequestOutcome, Sample, Series, Source};
 use crate::plan::RequestSource;
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
-use crate::report::{self, ReportInput, RunFacts};
-use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
-use crate::units::{Replicas, Signal};
+use crate::report::{self, LoadFacts, ReportInput, RunFacts, TokenCount};
+use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings, SizeSpec};
+use crate::units::{Replicas, Seconds, Signal};
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -295,11 +295,39 @@ fn facts(run: &RecordedRun, scenario: &Scenario) -> RunFacts {
         scenario_yaml: serde_saphyr::to_string(&scenario.settings).unwrap_or_default(),
         command: info.command.join(" "),
         remarks: run.remarks.clone(),
+        load: load_facts(run, scenario),
+    }
+}
+
+fn load_facts(run: &RecordedRun, scenario: &Scenario) -> LoadFacts {
+    let sampled = scenario.dataset.is_some() || matches!(scenario.ramp, RampSpec::Trace { .. });
+    let count = |spec: SizeSpec, seen: fn(&RequestOutcome) -> Option<u32>| {
+        let other = TokenCount { distribution: "other", mean: spec.mean(), deviation: None, bounds: None };
+        match spec {
+            _ if sampled => {
+                let tokens: Vec<f64> = run.requests.iter().filter_map(seen).map(f64::from).collect();
+                TokenCount { mean: tokens.iter().sum::<f64>() / tokens.len().max(1) as f64, ..other }
+            }
+            SizeSpec::Fixed(_) => TokenCount { distribution: "fixed", ..other },
+            SizeSpec::Uniform(low, high) => {
+                TokenCount { distribution: "uniform", bounds: Some((low, high)), ..other }
+            }
+            SizeSpec::Lognormal { sd, .. } => TokenCount { deviation: Some(sd), ..other },
+        }
+    };
+    let ends = run.requests.iter().filter_map(|request| request.ended.or(request.last_token));
+    LoadFacts {
+        server_kind: run.info.target.kind.clone().unwrap_or_else(|| "tgi".to_owned()),
+        input: count(scenario.input_tokens, |request| request.input_tokens),
+        output: count(scenario.output_tokens, |request| request.output_tokens),
+        sampled,
+        shared_prefix: scenario.shared_prefix,
+        length: ends.chain(run.samples.iter().map(|sample| sample.time)).fold(Seconds::ZERO, Seconds::max),
     }
 }
 
 /// An RFC 3339 time in UTC without fractions of a second.
-fn to_the_second(time: &str) -> String {
+pub(super) fn to_the_second(time: &str) -> String {
     time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
 
@@ -389,7 +417,6 @@ impl Derived {
 mod tests {
     use super::*;
     use crate::observe::Profile;
-    use crate::units::Seconds;
 
     #[test]
     fn the_gpu_metric_is_the_one_that_the_utilization_was_taken_from() {

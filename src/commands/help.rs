@@ -59,7 +59,7 @@ pub(super) fn man(arguments: &ManArgs, console: Console) -> Result<Exit, Failure
     };
     let shown = out.display();
     fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the directory {shown}"))
+        .with_context(|| format!("cannot make the directory {shown}; give --out another"))
         .or_exit(Exit::Usage)?;
     clap_mangen::generate_to(command, out)
         .with_context(|| format!("cannot write the pages into {shown}"))

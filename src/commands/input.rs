@@ -19,7 +19,8 @@ pub(super) fn read_text(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read stdin")?;
     } else {
-        bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        bytes = std::fs::read(path)
+            .with_context(|| format!("cannot read {name}; look at its path and permissions"))?;
     }
     let text = String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{name} is not UTF-8 text"))?;
     Ok(text.trim_start_matches('\u{feff}').to_owned())

@@ -9,7 +9,7 @@ use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
-use crate::units::{Milli, Seconds, Signal};
+use crate::units::{Milli, Seconds, Signal, nearest};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde_json::json;
@@ -78,8 +78,9 @@ impl FromStr for GivenTarget {
         let (name, value) =
             text.split_once('=').ok_or_else(|| format!("'{text}' is not METRIC=VALUE, like batch=17106m"))?;
         let signal = Signal::ALL.into_iter().find(|signal| signal.slug() == name);
-        let known = Signal::ALL.map(Signal::slug).join(", ");
-        let signal = signal.ok_or_else(|| format!("'{name}' is none of {known}"))?;
+        let known = Signal::ALL.map(Signal::slug);
+        let hint = || nearest(name, known).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+        let signal = signal.ok_or_else(|| format!("'{name}' is none of {}{}", known.join(", "), hint()))?;
         let quantity: Quantity = value.parse().map_err(|error| format!("{error}"))?;
         let value = quantity.milli();
         if value.0 <= 0 {

@@ -3,6 +3,7 @@
 mod bench;
 mod derive;
 pub mod doctor;
+pub mod gate;
 pub mod help;
 pub mod hpa;
 mod input;
@@ -30,6 +31,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Recommend(arguments) => recommend::recommend(arguments, console),
         Command::Report(arguments) => report::report(&arguments, console),
         Command::Simulate(arguments) => simulate::simulate(&arguments, console),
+        Command::Gate(arguments) => gate::gate(&arguments, console),
         Command::Doctor(arguments) => doctor::doctor(*arguments, console),
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Lint(arguments) => lint::lint(&arguments, console),

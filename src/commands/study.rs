@@ -60,7 +60,9 @@ pub(super) fn study(arguments: &StudyArgs, console: Console) -> Result<Exit, Fai
 
 fn read(path: &Path) -> Result<Deployment, Failure> {
     let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the server model {}", path.display()))
+        .with_context(|| {
+            format!("cannot read the server model {}; look at its path and permissions", path.display())
+        })
         .or_exit(Exit::Usage)?;
     let deployment: Deployment = serde_saphyr::from_str(&text)
         .with_context(|| {

@@ -40,6 +40,19 @@ impl StepMark {
     }
 }
 
+/// The gaps between tokens of requests that ended within some time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GapInterval {
+    /// The step that the requests were scheduled in; only those of its measured part.
+    pub step: StepIndex,
+    /// When the first of them ended.
+    pub from: Seconds,
+    /// When the last of them ended.
+    pub to: Seconds,
+    /// Gaps, and how often each came.
+    pub gaps: Vec<(Seconds, u64)>,
+}
+
 /// Something that happened during a run, one line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]

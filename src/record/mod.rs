@@ -11,7 +11,7 @@ mod recorder;
 mod together;
 
 pub use info::{FORMAT, HostFacts, RunInfo, RunState, TargetFacts, VERSION};
-pub use reader::{RecordedRun, read};
+pub use reader::{RecordedRun, read, read_gap_intervals};
 pub use recorder::{RecordHandle, Recorder};
 pub use together::together;
 
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The disk refused.
-    #[error("cannot {what} {path}: {reason}; make room or see to its permissions, or choose another --out")]
+    #[error("cannot {what} {path}: {reason}; {}", way_out(what))]
     Disk {
         /// What was attempted: "write", "read", "create".
         what: &'static str,
@@ -38,7 +38,9 @@ pub enum RecordError {
     #[error("another calibrate is still writing to {0}; wait until it ends, or end it")]
     InUse(PathBuf),
     /// It is no run directory.
-    #[error("{0} is no run directory: it holds no run.json")]
+    #[error(
+        "{0} is no run directory: it holds no run.json; name the --out of a run, or what it left under reports/"
+    )]
     NoRun(PathBuf),
     /// The run was written by another version.
     #[error(
@@ -62,6 +64,13 @@ pub enum RecordError {
         /// What is wrong.
         problem: String,
     },
+}
+
+fn way_out(what: &str) -> &'static str {
+    match what {
+        "read" => "see to its permissions",
+        _ => "make room or see to its permissions, or choose another --out",
+    }
 }
 
 impl RecordError {

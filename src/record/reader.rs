@@ -5,11 +5,13 @@ use super::csv_format::{
     read_sample,
 };
 use super::{FORMAT, RecordError, RunInfo, RunState, VERSION};
-use crate::measurement::{Event, RequestOutcome, Sample, Series, StepIndex};
+use crate::measurement::{Event, GapInterval, RequestOutcome, Sample, Series, StepIndex};
+use crate::units::Seconds;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A run as it was recorded.
@@ -67,7 +69,7 @@ fn read_info(directory: &Path) -> Result<RunInfo, RecordError> {
     let path = directory.join("run.json");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(RecordError::NoRun(directory.to_owned()));
         }
         Err(error) => return Err(RecordError::disk("read", &path)(error)),
@@ -94,7 +96,7 @@ fn complete_lines(directory: &Path, name: &str, remarks: &mut Vec<String>) -> Re
     let path = directory.join(name);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             remarks.push(format!("{name} is missing"));
             Vec::new()
         }
@@ -163,15 +165,52 @@ fn read_events(directory: &Path, remarks: &mut Vec<String>) -> Result<Vec<Event>
     Ok(events)
 }
 
+const GAPS: &str = "latency/itl.hlog";
+
 fn read_gaps(
     directory: &Path,
     remarks: &mut Vec<String>,
 ) -> Result<BTreeMap<StepIndex, Histogram<u64>>, RecordError> {
-    const NAME: &str = "latency/itl.hlog";
-    let text = complete_lines(directory, NAME, remarks)?;
-    let content =
-        |problem: String| RecordError::Content { path: directory.join(NAME), place: String::new(), problem };
+    let content = |problem: String| gaps_content(directory, problem);
     let mut gaps: BTreeMap<StepIndex, Histogram<u64>> = BTreeMap::new();
+    for (step, _, histogram) in gap_histograms(directory, remarks)? {
+        match gaps.entry(step) {
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                // Intervals may differ in their range.
+                slot.insert(histogram).auto(true);
+            }
+            std::collections::btree_map::Entry::Occupied(mut slot) => {
+                slot.get_mut().add(&histogram).map_err(|error| content(format!("{error:?}")))?;
+            }
+        }
+    }
+    Ok(gaps)
+}
+
+/// Reads the inter-token gaps of the run in `directory` interval by interval.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_gap_intervals(directory: &Path) -> Result<Vec<GapInterval>, RecordError> {
+    let all = gap_histograms(directory, &mut Vec::new())?;
+    let interval = |(step, (from, to), histogram): (StepIndex, (Seconds, Seconds), Histogram<u64>)| {
+        let gaps = histogram.iter_recorded();
+        let gaps = gaps.map(|gap| (Seconds(gap.value_iterated_to() as f64 / 1e6), gap.count_at_value()));
+        GapInterval { step, from, to, gaps: gaps.collect() }
+    };
+    Ok(all.into_iter().map(interval).collect())
+}
+
+fn gaps_content(directory: &Path, problem: String) -> RecordError {
+    RecordError::Content { path: directory.join(GAPS), place: String::new(), problem }
+}
+
+type GapHistogram = (StepIndex, (Seconds, Seconds), Histogram<u64>);
+
+fn gap_histograms(directory: &Path, remarks: &mut Vec<String>) -> Result<Vec<GapHistogram>, RecordError> {
+    let text = complete_lines(directory, GAPS, remarks)?;
+    let content = |problem: String| gaps_content(directory, problem);
+    let mut gaps = Vec::new();
     let mut deserializer = Deserializer::new();
     for entry in IntervalLogIterator::new(text.as_bytes()) {
         let LogEntry::Interval(interval) = entry.map_err(|error| content(format!("{error:?}")))? else {
@@ -184,15 +223,8 @@ fn read_gaps(
         let histogram: Histogram<u64> = deserializer
             .deserialize(&mut encoded.as_slice())
             .map_err(|error| content(format!("{error:?}")))?;
-        match gaps.entry(step) {
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                // Intervals may differ in their range.
-                slot.insert(histogram).auto(true);
-            }
-            std::collections::btree_map::Entry::Occupied(mut slot) => {
-                slot.get_mut().add(&histogram).map_err(|error| content(format!("{error:?}")))?;
-            }
-        }
+        let from = Seconds::from(interval.start_timestamp());
+        gaps.push((step, (from, from + Seconds::from(interval.duration())), histogram));
     }
     Ok(gaps)
 }

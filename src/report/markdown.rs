@@ -132,7 +132,7 @@ fn validity(out: &mut String, input: &ReportInput) {
 }
 
 /// Text that can break neither a table nor the page.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let mut out = String::new();
     for letter in text.chars() {
         match letter {

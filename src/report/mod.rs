@@ -7,11 +7,13 @@
 mod benchmark;
 mod chart;
 mod definitions;
+pub mod gate;
 mod html;
 mod json;
 pub mod lint;
 mod markdown;
 mod plots;
+mod prometheus;
 mod replay;
 mod steps;
 mod terminal;
@@ -24,6 +26,7 @@ pub use terminal::terminal_summary;
 
 use crate::analyze::Analysis;
 use crate::recommend::Recommendation;
+use crate::units::Seconds;
 
 /// Everything that a report is made from.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +44,7 @@ pub struct ReportInput<'a> {
 }
 
 /// What a run was, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunFacts {
     /// Its name, as its directory's.
     pub run_id: String,
@@ -65,6 +68,38 @@ pub struct RunFacts {
     pub command: String,
     /// What the reader of the record passed over, and other remarks.
     pub remarks: Vec<String>,
+    /// What was sent.
+    pub load: LoadFacts,
+}
+
+/// What was sent, as other tools describe it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadFacts {
+    /// Kind of the server: the name of its profile.
+    pub server_kind: String,
+    /// Prompt tokens.
+    pub input: TokenCount,
+    /// Output tokens that were asked for, or that came where a dataset did not say.
+    pub output: TokenCount,
+    /// Whether requests were drawn from a dataset or a trace.
+    pub sampled: bool,
+    /// Tokens at the start of every prompt that were the same in all.
+    pub shared_prefix: u32,
+    /// From the origin of the run to the last thing that was measured.
+    pub length: Seconds,
+}
+
+/// How many tokens requests have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenCount {
+    /// `fixed`, `uniform` or `other`.
+    pub distribution: &'static str,
+    /// Their mean.
+    pub mean: f64,
+    /// Their standard deviation, where it is known.
+    pub deviation: Option<f64>,
+    /// The fewest and the most, where they are bounded.
+    pub bounds: Option<(u32, u32)>,
 }
 
 /// A file of the report.
@@ -107,7 +142,10 @@ pub fn render(input: &ReportInput) -> Result<Vec<RenderedFile>, ReportError> {
         file("steps.csv", steps::render(input)?),
         file("recommendation.json", json::pretty(&json::document(input))),
         file("benchmark-report.json", json::pretty(&benchmark::document(input))),
+        file("calibrate.prom", prometheus::render(input)),
     ];
+    let stages = benchmark::stages(input).into_iter();
+    files.extend(stages.map(|(name, stage)| file(&name, json::pretty(&stage))));
     files.extend(plots.into_iter().map(|plot| file(&format!("plots/{}.svg", plot.name), plot.svg)));
     Ok(files)
 }

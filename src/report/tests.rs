@@ -206,6 +206,19 @@ fn facts() -> RunFacts {
         scenario_yaml: "version: 1\n".to_owned(),
         command: "calibrate run --ramp".to_owned(),
         remarks: Vec::new(),
+        load: load_facts(),
+    }
+}
+
+fn load_facts() -> LoadFacts {
+    let other = |mean| TokenCount { distribution: "other", mean, deviation: Some(mean / 2.0), bounds: None };
+    LoadFacts {
+        server_kind: "tgi".to_owned(),
+        input: other(128.0),
+        output: other(48.0),
+        sampled: false,
+        shared_prefix: 0,
+        length: Seconds(146.25),
     }
 }
 
@@ -243,6 +256,296 @@ fn is_balanced(xml: &str) -> bool {
         }
     }
     open.is_empty()
+}
+
+/// The paths of a document with the types that they have: what a reader may rely on.
+pub(super) fn schema(document: &serde_json::Value) -> String {
+    fn collect(
+        path: &str,
+        value: &serde_json::Value,
+        found: &mut std::collections::BTreeMap<String, Vec<&str>>,
+    ) {
+        use serde_json::Value;
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(items) => {
+                for item in items {
+                    collect(&format!("{path}[]"), item, found);
+                }
+                "array"
+            }
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    collect(&format!("{path}.{name}"), value, found);
+                }
+                "object"
+            }
+        };
+        let kinds = found.entry(path.to_owned()).or_default();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+            kinds.sort_unstable();
+        }
+    }
+    let mut found = BTreeMap::new();
+    collect("", document, &mut found);
+    found.remove("");
+    let line = |(path, kinds): (String, Vec<&str>)| format!("{path}: {}", kinds.join(" | "));
+    found.into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// An element of an XML document.
+#[derive(Debug, Default)]
+pub(super) struct Element {
+    pub name: String,
+    pub attributes: Vec<(String, String)>,
+    pub children: Vec<Element>,
+}
+
+impl Element {
+    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The root element of a document. Panics where it is not well formed.
+pub(super) fn elements(xml: &str) -> Element {
+    assert!(is_balanced(xml), "{xml}");
+    let mut stack = vec![Element::default()];
+    for part in xml.split('<').skip(1) {
+        let (tag, _) = part.split_once('>').expect("a tag ends");
+        if tag.starts_with(['?', '!']) {
+            continue;
+        }
+        if tag.starts_with('/') {
+            let element = stack.pop().expect("an element ends");
+            stack.last_mut().expect("it has a parent").children.push(element);
+            continue;
+        }
+        let (name, mut rest) =
+            tag.trim_end_matches('/').split_once(' ').unwrap_or((tag.trim_end_matches('/'), ""));
+        let mut element = Element { name: name.to_owned(), ..Element::default() };
+        while let Some((name, after)) = rest.split_once("=\"") {
+            let (value, after) = after.split_once('"').expect("a value ends");
+            let value = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#10;", "\n"), ("&amp;", "&")]
+                .iter()
+                .fold(value.to_owned(), |value, (from, to)| value.replace(from, to));
+            element.attributes.push((name.trim().to_owned(), value));
+            rest = after;
+        }
+        if tag.ends_with('/') {
+            stack.last_mut().expect("it has a parent").children.push(element);
+        } else {
+            stack.push(element);
+        }
+    }
+    stack.pop().expect("the document").children.pop().expect("a root")
+}
+
+/// The documents that programs read, field by field. Whoever changes one of these changes its version too, unless it
+/// only grows.
+#[test]
+fn machine_formats_keep_their_fields() {
+    let files = files(&analysis(), Some(&recommendation()), &facts());
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let run =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/sample/run.json")).unwrap();
+    insta::assert_snapshot!("run.json schema", schema(&parse(&run)));
+    insta::assert_snapshot!("recommendation.json schema", schema(&parse(&files["recommendation.json"])));
+    insta::assert_snapshot!("benchmark-report.json schema", schema(&parse(&files["benchmark-report.json"])));
+}
+
+/// llm-d's benchmark report v0.2, as far as ours uses it: the fields of each object, `!` where one must be there. An
+/// object refuses what is not among its fields, but for those that end in `*`.
+const V0_2: &[(&str, &[&str])] = &[
+    ("", &["version", "run!", "scenario", "results!"]),
+    (".run", &["uid", "eid", "cid", "time", "user"]),
+    (".run.time", &["start", "end", "duration"]),
+    (".scenario", &["stack", "load"]),
+    (".scenario.stack[]", &["metadata!", "standardized!", "native!"]),
+    (".scenario.stack[].metadata", &["schema_version", "label!", "cfg_id!", "description"]),
+    (".scenario.stack[].standardized", &["kind!", "tool!", "tool_version!", "*"]),
+    (".scenario.stack[].native", &["args", "envars", "config"]),
+    (".scenario.load", &["metadata!", "standardized!", "native!"]),
+    (".scenario.load.metadata", &["schema_version", "cfg_id", "description"]),
+    (
+        ".scenario.load.standardized",
+        &[
+            "tool!",
+            "tool_version!",
+            "parallelism",
+            "source!",
+            "stage",
+            "input_seq_len!",
+            "output_seq_len",
+            "prefix",
+            "multi_turn",
+            "rate_qps",
+            "concurrency",
+        ],
+    ),
+    (".scenario.load.standardized.input_seq_len", &["distribution!", "value!", "std_dev", "min", "max"]),
+    (".scenario.load.standardized.output_seq_len", &["distribution!", "value!", "std_dev", "min", "max"]),
+    (
+        ".scenario.load.standardized.prefix",
+        &["prefix_len!", "num_groups!", "num_users_per_group!", "num_prefixes!"],
+    ),
+    (".scenario.load.standardized.prefix.prefix_len", &["distribution!", "value!", "std_dev", "min", "max"]),
+    (".scenario.load.native", &["args", "envars", "config"]),
+    (".results", &["request_performance", "observability", "profiling"]),
+    (".results.request_performance", &["aggregate", "time_series"]),
+    (".results.request_performance.aggregate", &["requests", "latency", "throughput"]),
+    (
+        ".results.request_performance.aggregate.requests",
+        &["total!", "failures", "incomplete", "input_length", "output_length"],
+    ),
+    (".results.request_performance.aggregate.latency", &LATENCIES),
+    (".results.request_performance.aggregate.throughput", &RATES),
+    (".results.request_performance.time_series", &["latency", "throughput"]),
+    (".results.request_performance.time_series.latency", &LATENCIES),
+    (".results.request_performance.time_series.throughput", &RATES),
+    (".results.observability", &["components", "replica_status", "pod_startup_times", "drop_rate", "*"]),
+    (
+        ".results.observability.components[]",
+        &["component_label!", "replica_id", "aggregate", "time_series", "raw_data_path", "graph_path"],
+    ),
+    (
+        ".results.observability.components[].aggregate",
+        &["running_requests", "waiting_requests", "gpu_utilization", "kv_cache_usage"],
+    ),
+    (".results.observability.components[].time_series", &["gpu_utilization", "kv_cache_usage"]),
+    (
+        ".results.observability.replica_status",
+        &["namespace", "timestamp", "controllers", "time_series", "aggregate_ready_replicas", "graph_path"],
+    ),
+];
+const LATENCIES: [&str; 5] = [
+    "time_to_first_token",
+    "normalized_time_per_output_token",
+    "time_per_output_token",
+    "inter_token_latency",
+    "request_latency",
+];
+const RATES: [&str; 4] = ["input_token_rate", "output_token_rate", "total_token_rate", "request_rate"];
+/// The units that a figure may have, by the end of its path.
+const UNITS: &[(&str, &[&str])] = &[
+    (".time_to_first_token", &["s", "ms"]),
+    (".request_latency", &["s", "ms"]),
+    ("_per_output_token", &["s/token", "ms/token"]),
+    (".inter_token_latency", &["s/token", "ms/token"]),
+    ("_token_rate", &["tokens/s"]),
+    (".request_rate", &["queries/s"]),
+    ("_requests", &["count"]),
+    ("_replicas", &["count"]),
+    (".gpu_utilization", &["percent", "fraction"]),
+];
+const STATISTICS: [&str; 17] = [
+    "units", "mean", "mode", "stddev", "min", "p0p1", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95",
+    "p99", "p99p9", "max",
+];
+
+fn hold_v0_2(path: &str, value: &serde_json::Value, wrong: &mut Vec<String>) {
+    if let Some(items) = value.as_array() {
+        return items.iter().for_each(|item| hold_v0_2(&format!("{path}[]"), item, wrong));
+    }
+    let Some(fields) = value.as_object() else {
+        if value.is_null() {
+            wrong.push(format!("{path} is null instead of being left out"));
+        }
+        return;
+    };
+    if let Some(units) = fields.get("units") {
+        let allowed = UNITS.iter().find(|(end, _)| path.ends_with(end)).map_or(&[][..], |(_, units)| units);
+        if !allowed.contains(&units.as_str().unwrap_or_default()) {
+            wrong.push(format!("{path} has the units {units}"));
+        }
+        let series = fields.get("series").is_some();
+        let known = |name: &str| {
+            if series { name == "units" || name == "series" } else { STATISTICS.contains(&name) }
+        };
+        wrong.extend(
+            fields.keys().filter(|name| !known(name)).map(|name| format!("{path}.{name} is no field")),
+        );
+        if !series && !fields.contains_key("mean") {
+            wrong.push(format!("{path} has no mean"));
+        }
+        return;
+    }
+    let Some((_, known)) = V0_2.iter().find(|(known, _)| *known == path) else {
+        wrong.push(format!("{path} is no object of the schema"));
+        return;
+    };
+    for (name, value) in fields {
+        let allowed = known.iter().any(|field| field.trim_end_matches('!') == name || *field == "*");
+        if allowed {
+            hold_v0_2(&format!("{path}.{name}"), value, wrong);
+        } else {
+            wrong.push(format!("{path}.{name} is no field"));
+        }
+    }
+    let needed = known.iter().filter_map(|field| field.strip_suffix('!'));
+    wrong.extend(
+        needed.filter(|name| !fields.contains_key(*name)).map(|name| format!("{path}.{name} is missing")),
+    );
+}
+
+#[test]
+fn the_benchmark_reports_hold_the_schema_of_v0_2_field_by_field() {
+    let closed = |mut analysis: Analysis| {
+        for step in &mut analysis.steps {
+            step.mark.load = Load::Concurrency(step.mark.index + 1);
+        }
+        analysis
+    };
+    let nothing = Analysis { steps: Vec::new(), capacity: Err(NoCapacity::TooFewSteps), ..analysis() };
+    let unknown = StepAnalysis { gpu: None, ..step(0, 3.0, f64::NAN, f64::NAN, f64::NAN) };
+    let unknown = Analysis { steps: vec![unknown], capacity: Err(NoCapacity::TooFewSteps), ..analysis() };
+    let load = LoadFacts {
+        input: TokenCount { distribution: "uniform", mean: 75.0, deviation: None, bounds: Some((50, 100)) },
+        shared_prefix: 20,
+        sampled: true,
+        ..load_facts()
+    };
+    let prefixed = RunFacts { load, ..facts() };
+    for (analysis, facts) in
+        [(analysis(), facts()), (closed(analysis()), facts()), (nothing, facts()), (unknown, prefixed)]
+    {
+        let files = files(&analysis, None, &facts);
+        let reports: Vec<_> = files.iter().filter(|(name, _)| name.starts_with("benchmark-report")).collect();
+        assert_eq!(reports.len(), 1 + analysis.steps.len());
+        for (name, text) in reports {
+            let document: serde_json::Value = serde_json::from_str(text).unwrap();
+            let mut wrong = Vec::new();
+            hold_v0_2("", &document, &mut wrong);
+            assert!(wrong.is_empty(), "{name}: {wrong:?}");
+            assert_eq!(document["version"], "0.2");
+        }
+    }
+    let files = files(&analysis(), None, &facts());
+    let stage: serde_json::Value = serde_json::from_str(&files["benchmark-report/stage-2.json"]).unwrap();
+    assert_eq!(stage["results"]["request_performance"]["aggregate"]["requests"]["failures"], 7);
+    assert_eq!(stage["scenario"]["load"]["standardized"]["rate_qps"], 10.0);
+    assert_eq!(stage["run"]["time"]["duration"], "PT10.000S");
+}
+
+#[test]
+fn the_prometheus_textfile_says_help_and_type_of_all_and_nothing_of_what_is_not_known() {
+    let hostile = RunFacts { run_id: "a\"b\\c\nd".to_owned(), ..facts() };
+    let text = &files(&analysis(), Some(&recommendation()), &hostile)["calibrate.prom"];
+    assert!(text.contains("calibrate_capacity_requests_per_second{run=\"a\\\"b\\\\c\\nd\"} 7.5\n"), "{text}");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split('{').next().unwrap();
+        assert!(
+            text.contains(&format!("# HELP {name} ")) && text.contains(&format!("# TYPE {name} gauge\n")),
+            "{name}"
+        );
+    }
+    let nothing = Analysis { steps: Vec::new(), capacity: Err(NoCapacity::Invalid), ..analysis() };
+    let text = &files(&nothing, None, &facts())["calibrate.prom"];
+    assert!(!text.contains("capacity") && !text.contains("step"), "{text}");
 }
 
 #[test]

@@ -5,10 +5,12 @@
 
 mod load;
 mod parse;
+mod regression;
 mod slo;
 
 pub use load::Load;
 pub use parse::{ParseUnitError, nearest};
+pub use regression::{Compared, MaxRegression};
 pub use slo::{Limit, Slo, SloMetric, Stat};
 
 use serde::{Deserialize, Serialize};

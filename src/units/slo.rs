@@ -129,8 +129,8 @@ impl FromStr for Slo {
             if limit.0 <= 0.0 {
                 return Err(error("a limit above 0".to_owned()));
             }
-            let stat =
-                latency_stat(stat).ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?;
+            let stat = Stat::of_latency(stat)
+                .ok_or_else(|| error("p50 to p99.9 or mean as statistic".to_owned()))?;
             return Ok(Slo { metric, stat, limit: Limit::AtMost(limit) });
         }
         if stat != "rate" {
@@ -148,12 +148,15 @@ impl FromStr for Slo {
     }
 }
 
-fn latency_stat(word: &str) -> Option<Stat> {
-    if word == "mean" {
-        return Some(Stat::Mean);
+impl Stat {
+    /// A figure of a latency by its word: `p50` to `p99.9`, or `mean`.
+    pub(super) fn of_latency(word: &str) -> Option<Stat> {
+        if word == "mean" {
+            return Some(Stat::Mean);
+        }
+        let percent: f64 = word.strip_prefix('p')?.parse().ok()?;
+        (50.0..=99.9).contains(&percent).then_some(Stat::Percentile(percent))
     }
-    let percent: f64 = word.strip_prefix('p')?.parse().ok()?;
-    (50.0..=99.9).contains(&percent).then_some(Stat::Percentile(percent))
 }
 
 fn plain_duration(limit: Seconds) -> String {

@@ -182,6 +182,9 @@ pub enum NoPrediction {
     /// The limits are not met at any load, or at every load tried.
     #[error("the fitted server breaks the SLO at no load, or at every load")]
     NotEnclosed,
+    /// Only what clients saw was wanted.
+    #[error("the server's counters were not asked")]
+    NotAsked,
 }
 
 /// Fewer intervals than this are not fitted.

@@ -11,8 +11,9 @@ use std::path::Path;
 pub(super) fn read(spec: &TrafficSpec) -> anyhow::Result<(Traffic, Vec<String>)> {
     match spec {
         TrafficSpec::Trace { path, speed } => {
-            let bytes =
-                fs::read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
+            let bytes = fs::read(path).with_context(|| {
+                format!("cannot read the trace {}; look at its path and permissions", path.display())
+            })?;
             let trace = read_trace(path, &bytes)?;
             let offsets: Vec<Seconds> = trace.arrivals.iter().map(|arrival| arrival.offset).collect();
             let traffic = Traffic::of_arrivals(&offsets, *speed);
