@@ -5,10 +5,10 @@ mod replica;
 mod traffic_file;
 
 use super::derive;
-use crate::cli::console::{Console, Progress};
-use crate::cli::{Exit, Failure, LoopArgs, OrExit};
+use crate::cli::console::Console;
+use crate::cli::{Exit, Failure, LoopArgs, OrExit, Progress};
 use crate::hpa::{Generation, Range, Tolerances};
-use crate::recommend::Recommendation;
+use crate::recommend::{Demand, Recommendation};
 use crate::record::{self, RecordedRun};
 use crate::replay::{
     Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Pipeline, Played, Search, StartUp,
@@ -284,7 +284,8 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let scenario = scenario(arguments, &run).or_exit(Exit::Usage)?;
     let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
-    let derived = derive::from_run(&run, &scenario, None).or_exit(Exit::Usage)?;
+    let derive = || derive::from_run(&run, &scenario, None);
+    let derived = console.during("fitting a replica to the record", derive).or_exit(Exit::Usage)?;
     let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
     let stage = stage(arguments, &scenario, replica, (traffic, remarks), range);
     candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);
@@ -501,7 +502,7 @@ fn write(simulation: &Simulation, directory: &Path, console: Console) -> Result<
     for file in report::render_simulation(simulation).or_exit(Exit::Failed)? {
         record::write_file(&directory.join(&file.path), file.contents.as_bytes()).or_exit(Exit::Failed)?;
     }
-    derive::derive(directory).or_exit(Exit::Failed)?;
+    derive::derive(directory, &Demand::default()).or_exit(Exit::Failed)?;
     for file in ["simulation.json", "report.html"] {
         console.note(&format!("{file:<15} {}", directory.join(file).display()));
     }
