@@ -228,7 +228,11 @@ impl FromStr for Loads {
     /// `10,50,200`, `10, 50, 200 rps`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = || {
-            ParseUnitError::new(text, "a list of loads", "one to twelve rates in requests/s, like 10,50,200rps")
+            ParseUnitError::new(
+                text,
+                "a list of loads",
+                "one to twelve rates in requests/s, like 10,50,200rps",
+            )
         };
         let loads = text.split(',').map(str::parse).collect::<Result<Vec<Rate>, _>>().map_err(|_| error())?;
         if loads.len() > MOST_LOADS { Err(error()) } else { Ok(Loads(loads)) }
@@ -384,7 +388,8 @@ mod tests {
 
     #[test]
     fn loads_are_rates_with_or_without_a_unit() {
-        let loads = |text: &str| text.parse::<Loads>().map(|loads| loads.0.iter().map(|load| load.0).collect());
+        let loads =
+            |text: &str| text.parse::<Loads>().map(|loads| loads.0.iter().map(|load| load.0).collect());
         assert_eq!(loads("10, 50,200 rps"), Ok(vec![10.0, 50.0, 200.0]));
         assert_eq!(loads("3.5/s"), Ok(vec![3.5]));
         for wrong in ["", "10,", "10;20", "-3", "0", "ten", "1,2,3,4,5,6,7,8,9,10,11,12,13"] {

@@ -95,7 +95,8 @@ impl Console {
 
     /// Does what takes some seconds and cannot say how far it is, and says meanwhile what that is.
     pub fn during<T>(self, what: &str, work: impl FnOnce() -> T) -> T {
-        let bar = if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let bar =
+            if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
         bar.set_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         let done = work();

@@ -9,7 +9,8 @@ mod exit_code;
 mod progress;
 
 pub use args::{
-    BenchArgs, BenchRole, Cli, Command, Loads, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs,
+    BenchArgs, BenchRole, Cli, Command, Loads, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs,
+    StudyArgs,
 };
 pub use exit_code::{Exit, Failure, OrExit};
 pub use progress::{Moving, Progress, View};

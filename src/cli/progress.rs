@@ -121,7 +121,8 @@ fn block(view: &View, columns: usize) -> String {
         let _ = write!(text, "\n  {}", cut(why, columns.saturating_sub(3)));
     }
     for figure in &view.figures {
-        let line = format!("  {:<10} {}  {}", figure.name, sparkline(&figure.history, figure.top), figure.now);
+        let line =
+            format!("  {:<10} {}  {}", figure.name, sparkline(&figure.history, figure.top), figure.now);
         let _ = write!(text, "\n{}", cut(&line, columns.saturating_sub(1)));
     }
     text
@@ -164,12 +165,8 @@ mod tests {
 
     #[test]
     fn no_line_of_a_block_is_wider_than_the_terminal() {
-        let figure = Moving {
-            name: "in flight",
-            now: "12".to_owned(),
-            history: vec![Some(1.0); 40],
-            top: None,
-        };
+        let figure =
+            Moving { name: "in flight", now: "12".to_owned(), history: vec![Some(1.0); 40], top: None };
         let view = View {
             prefix: "step 3".to_owned(),
             done: 0.5,

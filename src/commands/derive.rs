@@ -133,7 +133,8 @@ pub(super) fn from_run(
     scenario: &Scenario,
     metric: Option<Signal>,
 ) -> anyhow::Result<Derived> {
-    let analysis = analyze(&measured(run, scenario), &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
+    let analysis =
+        analyze(&measured(run, scenario), &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation = analysis
         .capacity
         .as_ref()

@@ -8,6 +8,7 @@ use crate::record;
 use crate::report::{self, Compared, MOST_COMPARED};
 use crate::scenario::Settings;
 use anyhow::{Context, anyhow};
+use rayon::prelude::*;
 use std::path::Path;
 
 /// Reads the record, analyzes it, and writes the derived files again.
@@ -40,14 +41,16 @@ pub(super) fn report(arguments: &ReportArgs, console: Console) -> Result<Exit, F
 fn compare(arguments: &ReportArgs, console: Console) -> Result<Exit, Failure> {
     let runs = &arguments.run;
     if !(2..=MOST_COMPARED).contains(&runs.len()) {
-        return Err(anyhow!("--compare takes 2 to {MOST_COMPARED} runs, not {}", runs.len())).or_exit(Exit::Usage);
+        return Err(anyhow!("--compare takes 2 to {MOST_COMPARED} runs, not {}", runs.len()))
+            .or_exit(Exit::Usage);
     }
     let read = |directory: &std::path::PathBuf| {
         let slo = (!arguments.slo.is_empty()).then(|| arguments.slo.clone());
-        let derived = derive::read(std::slice::from_ref(directory), Settings { slo, ..Settings::default() }, None)?;
+        let derived =
+            derive::read(std::slice::from_ref(directory), Settings { slo, ..Settings::default() }, None)?;
         Ok((derived, derive::fields(directory)?))
     };
-    let all = || runs.iter().map(read).collect::<anyhow::Result<Vec<_>>>();
+    let all = || runs.par_iter().map(read).collect::<anyhow::Result<Vec<_>>>();
     let read = console.during("deriving what the records tell", all).or_exit(Exit::Usage)?;
     let names = names(runs);
     let compared: Vec<Compared> = read

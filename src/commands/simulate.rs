@@ -286,7 +286,9 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
     let derive = || derive::from_run(&run, &scenario, None);
     let derived = console.during("fitting a replica to the record", derive).or_exit(Exit::Usage)?;
-    let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
+    let learn = || replica::of_run(&run, &scenario, &derived.analysis);
+    let replica =
+        console.during("playing the replica to learn how it drains", learn).or_exit(Exit::Invalid)?;
     let stage = stage(arguments, &scenario, replica, (traffic, remarks), range);
     candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);
     let optimum = arguments.optimize.then(|| search(arguments, &stage, console)).transpose()?;
@@ -304,7 +306,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
         uncertainty: stage.replica.uncertainty,
         goal: stage.goal,
         needed: draws.first().map(|draw| draw.schedule().needed.clone()).unwrap_or_default(),
-        check: check(&stage, &played),
+        check: console.during("checking the first with discrete events", || check(&stage, &played)),
         optimum: optimum.map(|(_, optimum)| optimum),
         played,
         simulated: run.info.target.simulated,

@@ -155,7 +155,9 @@ pub fn plan(
             factor,
             slos,
             capacity,
-            replicas: capacity.map(|c| loads.iter().map(|load| needed(*load, c)).collect()).unwrap_or_default(),
+            replicas: capacity
+                .map(|c| loads.iter().map(|load| needed(*load, c)).collect())
+                .unwrap_or_default(),
             per_million: capacity.and_then(|capacity| price.at_capacity(capacity)),
         }
     };
@@ -217,13 +219,13 @@ fn needed(load: Rate, capacity: Between<Rate>) -> Between<u32> {
 fn row(load: Rate, capacity: Between<Rate>, acts_at: Option<Rate>, price: &Price) -> Row {
     let replicas = needed(load, capacity);
     let spare = replicas.map(|n| n + 1);
-    let share = |n: u32| load.0 / (f64::from(n) * capacity.value.0);
+    let used = |n: u32| load.0 / (f64::from(n) * capacity.value.0);
     Row {
         load,
         replicas,
         gpus: replicas.map(|n| n * price.demand.gpus_per_replica),
-        used: share(replicas.value),
-        used_one_lost: (replicas.value > 1).then(|| share(replicas.value - 1)),
+        used: used(replicas.value),
+        used_one_lost: (replicas.value > 1).then(|| used(replicas.value - 1)),
         spare,
         autoscaled: acts_at.map(|acts_at| (load.0 / acts_at.0 - 1e-9).ceil().max(1.0) as u32),
         cost: price.of_replicas(replicas),
@@ -269,7 +271,11 @@ impl Price<'_> {
 fn round(load: f64) -> f64 {
     let scale = 10_f64.powf(load.log10().floor());
     let digits = load / scale;
-    scale * [1.0, 2.0, 5.0, 10.0].into_iter().min_by(|a, b| off(*a, digits).total_cmp(&off(*b, digits))).unwrap_or(1.0)
+    scale
+        * [1.0, 2.0, 5.0, 10.0]
+            .into_iter()
+            .min_by(|a, b| off(*a, digits).total_cmp(&off(*b, digits)))
+            .unwrap_or(1.0)
 }
 
 fn off(a: f64, b: f64) -> f64 {
@@ -331,7 +337,10 @@ mod tests {
     #[test]
     fn a_load_of_exactly_the_capacity_needs_no_further_replica() {
         assert_eq!(needed(Rate(4.0 * 3.0), capacity()).value, 3);
-        assert_eq!(needed(Rate(0.3 * 3.0), Between { value: Rate(0.3), low: Rate(0.3), high: Rate(0.3) }).value, 3);
+        assert_eq!(
+            needed(Rate(0.3 * 3.0), Between { value: Rate(0.3), low: Rate(0.3), high: Rate(0.3) }).value,
+            3
+        );
     }
 
     #[test]

@@ -141,9 +141,8 @@ fn page<'a>(input: &ReportInput<'a>, charts: &[Named]) -> Result<Page<'a>, Repor
 
 /// Charts as the page shows them.
 pub(super) fn figures<'a>(charts: impl Iterator<Item = &'a Named>) -> Result<Vec<Figure>, ReportError> {
-    let figure = |named: &Named| {
-        named.chart.figure().map_err(|reason| ReportError::Plot { plot: named.name, reason })
-    };
+    let figure =
+        |named: &Named| named.chart.figure().map_err(|reason| ReportError::Plot { plot: named.name, reason });
     charts.map(figure).collect()
 }
 
@@ -184,7 +183,7 @@ fn target(input: &ReportInput, target: &Target, recommended: Option<Signal>) -> 
     let chosen = recommended == Some(target.signal) && target.average_value.is_ok();
     let capacity = input.analysis.capacity.as_ref().ok();
     let share = |load: crate::units::Rate| {
-        capacity.map(|c| format!("{load} ({:.0} %)", load.0 / c.per_replica.0 * 100.0))
+        capacity.map(|c| format!("{load} ({:.0}\u{a0}%)", load.0 / c.per_replica.0 * 100.0))
     };
     let note = match &target.average_value {
         _ if chosen => "recommended".to_owned(),
@@ -196,7 +195,10 @@ fn target(input: &ReportInput, target: &Target, recommended: Option<Signal>) -> 
         chosen,
         at_capacity: words::value(target.signal, target.at_capacity),
         value: target.average_value.as_ref().map_or_else(|_| "none".to_owned(), ToString::to_string),
-        fires: target.fires_at.map(|m| format!("{} {}", m.as_f64(), target.signal.unit())).unwrap_or_default(),
+        fires: target
+            .fires_at
+            .map(|m| format!("{} {}", m.as_f64(), target.signal.unit()))
+            .unwrap_or_default(),
         fires_at: target.fires_at_load.and_then(share).unwrap_or_default(),
         note,
         terms: target.terms.clone(),

@@ -20,8 +20,8 @@ mod terminal;
 mod words;
 
 pub use compare::{
-    AtLoad, Beside, Compared, Comparison, MOST_COMPARED, compare, comparison_document, comparison_summary,
-    render_comparison,
+    Apart, AtLoad, Beside, Compared, Comparison, MOST_COMPARED, compare, comparison_document,
+    comparison_summary, render_comparison,
 };
 pub use json::document;
 pub use plan::{plan_document, plan_summary};

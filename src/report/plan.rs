@@ -109,7 +109,14 @@ pub fn plan_summary(input: &ReportInput) -> Option<String> {
     let _ = writeln!(
         out,
         "  {:>10}  {:<14} {:>5} {:>6} {:>10} {:>4} {:>8}  {}",
-        "load", "replicas", "GPUs", "used", "one lost", "N+1", "by HPA", costs_head(plan)
+        "load",
+        "replicas",
+        "GPUs",
+        "used",
+        "one lost",
+        "N+1",
+        "by HPA",
+        costs_head(plan)
     );
     for row in &plan.rows {
         let _ = writeln!(
@@ -154,7 +161,8 @@ fn costs_head(plan: &Plan) -> String {
 }
 
 fn costs(row: &Row) -> String {
-    let per_million = |of: fn(&PerMillion) -> f64| row.per_million.as_ref().map_or_else(String::new, |p| money(of(p)));
+    let per_million =
+        |of: fn(&PerMillion) -> f64| row.per_million.as_ref().map_or_else(String::new, |p| money(of(p)));
     let (Some(cost), Some(spare)) = (row.cost, row.cost_spare) else { return String::new() };
     format!(
         "{:>8} {:>8} {:>12} {:>12}",
@@ -171,7 +179,8 @@ pub(super) fn charts(plan: &Plan) -> Vec<(&'static str, Chart)> {
     let loads = || (1..=PLACES).map(move |i| most * f64::from(i) / f64::from(PLACES));
     let needed = |load: f64, capacity: Rate| (load / capacity.0 - 1e-9).ceil().max(1.0);
     let steps = loads().map(|load| (load, Some(needed(load, plan.capacity.value)))).collect();
-    let spread = loads().map(|load| (load, needed(load, plan.capacity.high), needed(load, plan.capacity.low)));
+    let spread =
+        loads().map(|load| (load, needed(load, plan.capacity.high), needed(load, plan.capacity.low)));
     let dots = |of: &dyn Fn(&Row) -> Option<f64>| plan.rows.iter().map(|row| (row.load.0, of(row))).collect();
     let by_hpa = dots(&|row| row.autoscaled.map(f64::from));
     let spare = dots(&|row| Some(f64::from(row.spare.value)));
@@ -196,9 +205,8 @@ pub(super) fn charts(plan: &Plan) -> Vec<(&'static str, Chart)> {
     )];
     if let Some((least, tokens)) = plan.per_million_at_capacity.zip(plan.tokens) {
         let each = plan.gpu_cost.unwrap_or(0.0) * f64::from(plan.gpus_per_replica);
-        let at = |load: f64, capacity: Rate| {
-            needed(load, capacity) * each / (load * 3600.0 * tokens.output / 1e6)
-        };
+        let at =
+            |load: f64, capacity: Rate| needed(load, capacity) * each / (load * 3600.0 * tokens.output / 1e6);
         let cost = loads().map(|load| (load, Some(at(load, plan.capacity.value)))).collect();
         let spread = loads().map(|load| (load, at(load, plan.capacity.high), at(load, plan.capacity.low)));
         let floor = vec![(0.0, Some(least.output.value)), (most, Some(least.output.value))];
@@ -286,7 +294,10 @@ mod tests {
 
     #[test]
     fn small_amounts_keep_two_digits_that_count() {
-        assert_eq!([0.7, 14.0, 0.0412, 0.00099, 0.0].map(money), ["0.70", "14.00", "0.041", "0.00099", "0.00"]);
+        assert_eq!(
+            [0.7, 14.0, 0.0412, 0.00099, 0.0].map(money),
+            ["0.70", "14.00", "0.041", "0.00099", "0.00"]
+        );
     }
 
     #[test]

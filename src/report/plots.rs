@@ -3,8 +3,8 @@
 //! Over the load, dots are what the steps showed, with 90 % intervals; a line is the fitted server played at each
 //! load, and its band what it would be at either end of the capacity's interval.
 
-use super::{ReportInput, plan};
 use super::chart::{BLUE, Chart, GREEN, GREY, Limit, Line, Mark, ORANGE, PURPLE, Style, VERMILION};
+use super::{ReportInput, plan};
 use crate::analyze::{Capacity, Curve, GaugeSummary, LatencySummary, Method, StepAnalysis, TimelinePoint};
 use crate::recommend::Target;
 use crate::units::{Rate, Signal, Slo, SloMetric, Stat};
@@ -54,9 +54,13 @@ pub(super) fn charts(input: &ReportInput) -> Vec<Named> {
             charts.push(Named { name, group, chart });
         }
     };
-    for (metric, name) in
-        [(SloMetric::Ttft, "ttft"), (SloMetric::Tpot, "tpot"), (SloMetric::E2e, "e2e"), (SloMetric::Itl, "itl"), (SloMetric::Ntpot, "ntpot")]
-    {
+    for (metric, name) in [
+        (SloMetric::Ttft, "ttft"),
+        (SloMetric::Tpot, "tpot"),
+        (SloMetric::E2e, "e2e"),
+        (SloMetric::Itl, "itl"),
+        (SloMetric::Ntpot, "ntpot"),
+    ] {
         let limited = input.analysis.slos.iter().any(|slo| slo.metric == metric);
         if limited || matches!(metric, SloMetric::Ttft | SloMetric::Tpot | SloMetric::E2e) {
             add(Group::Limits, name, latency(input, metric));
@@ -80,7 +84,8 @@ pub(super) fn charts(input: &ReportInput) -> Vec<Named> {
 /// Steps with the load that each put on a replica, in the order of that.
 fn steps<'a>(input: &ReportInput<'a>) -> Vec<(f64, &'a StepAnalysis)> {
     let replicas = input.analysis.replicas;
-    let mut steps: Vec<_> = input.analysis.steps.iter().map(|step| (step.carried(replicas).0, step)).collect();
+    let mut steps: Vec<_> =
+        input.analysis.steps.iter().map(|step| (step.carried(replicas).0, step)).collect();
     steps.retain(|step| step.0.is_finite());
     steps.sort_by(|a, b| a.0.total_cmp(&b.0));
     steps
@@ -172,7 +177,8 @@ fn latency(input: &ReportInput, metric: SloMetric) -> Chart {
     };
     let slos: Vec<&Slo> = input.analysis.slos.iter().filter(|slo| slo.metric == metric).collect();
     let limit = slos.iter().filter_map(|slo| slo.latency_limit()).map(|limit| limit.0).fold(0.0, f64::max);
-    let worst = steps(input).iter().filter_map(|(_, step)| Some(summary(step, metric)?.p95.0)).fold(0.0, f64::max);
+    let worst =
+        steps(input).iter().filter_map(|(_, step)| Some(summary(step, metric)?.p95.0)).fold(0.0, f64::max);
     let in_ms = if limit > 0.0 { limit < 1.0 } else { worst < 1.0 };
     let (scale, unit) = if in_ms { (1e3, "ms") } else { (1.0, "seconds") };
     let mut lines = Vec::new();
@@ -221,10 +227,11 @@ fn limited(input: &ReportInput, slo: &Slo, scale: f64) -> Vec<Line> {
     let (stat, colour) = (slo.stat, colour(slo.stat));
     let prediction = input.analysis.prediction.as_ref().ok().filter(|_| played(input).is_some());
     let figures = prediction.iter().flat_map(|prediction| &prediction.curves.figures);
-    let line = figures.filter(|figure| figure.0 == *slo).find_map(|(_, figure)| {
-        curve(input, &format!("{stat}, fitted server"), colour, figure, scale)
-    });
-    let rings = prediction.iter().flat_map(|prediction| &prediction.agreement).filter(|step| step.nearest == *slo);
+    let line = figures
+        .filter(|figure| figure.0 == *slo)
+        .find_map(|(_, figure)| curve(input, &format!("{stat}, fitted server"), colour, figure, scale));
+    let rings =
+        prediction.iter().flat_map(|prediction| &prediction.agreement).filter(|step| step.nearest == *slo);
     let rings: Vec<_> =
         rings.map(|step| (step.load.0, step.figure_played.map(|figure| figure * scale))).collect();
     let measured = |step: &StepAnalysis| {
@@ -234,7 +241,8 @@ fn limited(input: &ReportInput, slo: &Slo, scale: f64) -> Vec<Line> {
     let bars = steps(input).into_iter().filter_map(|(x, step)| bar(x, summary(step, slo.metric)?, scale));
     let bars = if stat == Stat::Percentile(95.0) { bars.collect() } else { Vec::new() };
     let dots = dots(input, &format!("{stat}, measured"), colour, measured).with_spread(bars);
-    let rings = Line::new(format!("{stat}, fitted server at the step's own arrivals"), GREY, Style::Rings, rings);
+    let rings =
+        Line::new(format!("{stat}, fitted server at the step's own arrivals"), GREY, Style::Rings, rings);
     line.into_iter().chain([rings, dots]).collect()
 }
 
@@ -254,7 +262,8 @@ fn violations(input: &ReportInput) -> Chart {
         band: None,
     });
     let lines = line.into_iter().chain([measured]).collect();
-    let chart = over_load(input, "Requests that break a limit", "percent", lines, limits.into_iter().collect());
+    let chart =
+        over_load(input, "Requests that break a limit", "percent", lines, limits.into_iter().collect());
     Chart { y_least: 10.0, y_most: Some(VIOLATIONS), ..chart }
 }
 
@@ -289,8 +298,10 @@ fn signal(input: &ReportInput, signal: Signal) -> Chart {
         Some((x, (gauge.mean - half).max(0.0), gauge.mean + half))
     };
     let bars = steps(input).into_iter().filter_map(|(x, step)| bar(x, gauge(step)?)).collect();
-    let measured = dots(input, "mean, measured", colour, |step| gauge(step).map(|g| g.mean)).with_spread(bars);
-    let curves = input.analysis.surface.curve(signal).filter(|curve| curve.origin == crate::analyze::Origin::Played);
+    let measured =
+        dots(input, "mean, measured", colour, |step| gauge(step).map(|g| g.mean)).with_spread(bars);
+    let curves =
+        input.analysis.surface.curve(signal).filter(|curve| curve.origin == crate::analyze::Origin::Played);
     let line = curves.and_then(|shown| curve(input, "mean, fitted server", colour, shown, 1.0));
     let mut lines: Vec<Line> = line.into_iter().chain([measured]).collect();
     let target = target(input, signal);
@@ -312,7 +323,12 @@ fn band(input: &ReportInput, target: &Target) -> Option<Limit> {
     let tolerance = input.recommendation?.assumptions.tolerance;
     let value = target.average_value.as_ref().ok()?.as_f64();
     let band = Some((value * (1.0 - tolerance), value * (1.0 + tolerance)));
-    Some(Limit { label: format!("target {value} ± {} %", (tolerance * 1000.0).round() / 10.0), colour: VERMILION, value, band })
+    Some(Limit {
+        label: format!("target {value} ± {} %", (tolerance * 1000.0).round() / 10.0),
+        colour: VERMILION,
+        value,
+        band,
+    })
 }
 
 /// How long a decode takes by its batch.
@@ -332,9 +348,12 @@ fn decode(input: &ReportInput) -> Chart {
         points.push((batch, Some(length)));
         bars.push((batch, length - NINETY_PERCENT * deviation, length + NINETY_PERCENT * deviation));
     }
-    let at_capacity = input.analysis.capacity.as_ref().ok().and_then(|capacity| {
-        input.analysis.surface.batch.as_ref()?.at(capacity.per_replica)
-    });
+    let at_capacity = input
+        .analysis
+        .capacity
+        .as_ref()
+        .ok()
+        .and_then(|capacity| input.analysis.surface.batch.as_ref()?.at(capacity.per_replica));
     let last = seen.last().map_or(0.0, |seen| seen.0).max(at_capacity.unwrap_or(0.0) * 1.1);
     let fitted = (0..=PLACES).map(|i| last * f64::from(i) / f64::from(PLACES));
     let fitted = fitted.map(|batch| (batch, Some(prediction.model.mean_decode(batch).0 * 1e3))).collect();
@@ -369,7 +388,8 @@ type Series = (&'static str, RGBColor, fn(&TimelinePoint) -> Option<f64>);
 fn timeline(input: &ReportInput) -> Vec<(&'static str, Chart)> {
     let rate: &[Series] =
         &[("arrivals", GREY, |p| Some(p.offered.0)), ("completions", BLUE, |p| Some(p.completed.0))];
-    let requests: &[Series] = &[("in flight at the client", GREY, |p| Some(p.in_flight)), ("batch", BLUE, |p| p.batch)];
+    let requests: &[Series] =
+        &[("in flight at the client", GREY, |p| Some(p.in_flight)), ("batch", BLUE, |p| p.batch)];
     let queue: &[Series] = &[("queue", ORANGE, |p| p.queue)];
     let ttft: &[Series] = &[("median TTFT", GREEN, |p| p.ttft_p50.map(|ttft| ttft.0 * 1e3))];
     let gpu: &[Series] = &[("GPU utilization", PURPLE, |p| p.gpu)];

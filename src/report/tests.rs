@@ -219,7 +219,8 @@ fn files(
         ("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned()),
         ("dashboard.json".to_owned(), "{\"mosaicLayout\": {}}\n".to_owned()),
     ];
-    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None, plan: None };
+    let input =
+        ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None, plan: None };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();
@@ -258,7 +259,8 @@ fn outputs_for_people_and_machines_stay_as_they_are() {
 fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
     let files = files(&analysis(), Some(&recommendation()), &facts());
     let html = &files["report.html"];
-    for outside in ["src=", "url(", "@import", "http-equiv=\"refresh", "fetch(", "XMLHttpRequest", "import("] {
+    for outside in ["src=", "url(", "@import", "http-equiv=\"refresh", "fetch(", "XMLHttpRequest", "import("]
+    {
         assert!(!html.contains(outside), "{outside}");
     }
     let links = html.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
@@ -279,7 +281,7 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
         assert!(html.contains(inside), "{inside}");
     }
     assert!(!html.contains("mosaicLayout"), "a dashboard lies beside the page");
-    assert_eq!(html.matches("<svg").count(), 13);
+    assert_eq!(html.matches("<svg").count(), 12);
     assert!(html.starts_with("<!DOCTYPE html>"));
     for (name, svg) in files.iter().filter(|(name, _)| name.starts_with("plots/")) {
         assert!(is_balanced(svg), "{name}");

@@ -28,7 +28,13 @@ pub struct Curves {
 }
 
 /// The fitted server played from nearly no load to well above its capacity.
-pub(super) fn of(fitted: &Fitted, sizes: &[(u32, u32)], slos: &[Slo], capacity: Rate, known: &Known) -> Curves {
+pub(super) fn of(
+    fitted: &Fitted,
+    sizes: &[(u32, u32)],
+    slos: &[Slo],
+    capacity: Rate,
+    known: &Known,
+) -> Curves {
     let workload = Workload::poisson(sizes, PLAYED_FOR_CURVES, known, 2);
     let played: Vec<(f64, Played)> = CURVE_SHARES
         .iter()

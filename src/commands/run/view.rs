@@ -3,6 +3,7 @@
 use crate::cli::{Moving, View};
 use crate::plan::Step;
 use crate::units::Seconds;
+use std::fmt::Write;
 
 /// Moments that are kept: one a second.
 const KEPT: usize = 60;
@@ -56,7 +57,7 @@ impl History {
         let gpu = now.gpu.map_or_else(|| "?".to_owned(), |gpu| format!("{gpu:.0} %"));
         let mut message = step.load.to_string();
         if now.failed > 0 {
-            message.push_str(&format!("  failed {}", now.failed));
+            let _ = write!(message, "  failed {}", now.failed);
         }
         View {
             prefix,
@@ -110,6 +111,9 @@ mod tests {
         let view = history.view(&step(), "step 1".to_owned(), 0.1, Some("because"));
         assert!(view.message.contains("failed 3"), "{}", view.message);
         let now = |name: &str| view.figures.iter().find(|figure| figure.name == name).unwrap().now.clone();
-        assert_eq!((now("queue"), now("GPU"), now("TTFT p95")), ("?".to_owned(), "?".to_owned(), "-".to_owned()));
+        assert_eq!(
+            (now("queue"), now("GPU"), now("TTFT p95")),
+            ("?".to_owned(), "?".to_owned(), "-".to_owned())
+        );
     }
 }

@@ -77,8 +77,22 @@ pub struct AtLoad {
     pub load: Rate,
     /// Seconds, between the steps around the load. `None`: the run was not driven there.
     pub values: Vec<Option<Between<f64>>>,
-    /// Whether each run's interval lies apart from that of the first. `None`: nobody can tell.
-    pub told_apart: Vec<Option<bool>>,
+    /// Whether each run's interval lies apart from that of the first.
+    pub told_apart: Vec<Apart>,
+}
+
+/// Whether a figure can be told from that of the first run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Apart {
+    /// It is of the first run.
+    First,
+    /// The intervals do not meet.
+    Yes,
+    /// The intervals meet.
+    No,
+    /// One has no interval, or is not known.
+    Unknown,
 }
 
 /// Standard deviations on either side of a 90 % interval.
@@ -118,7 +132,8 @@ fn beside(run: &Compared, first: &Compared) -> Beside {
     let analysis = run.input.analysis;
     let capacity = analysis.capacity.as_ref().ok();
     let is_first = std::ptr::eq(run, first);
-    let ratio = capacity.zip(first.input.analysis.capacity.as_ref().ok()).map(|(one, other)| ratio(one, other));
+    let ratio =
+        capacity.zip(first.input.analysis.capacity.as_ref().ok()).map(|(one, other)| ratio(one, other));
     let seconds: f64 = analysis.steps.iter().map(|step| (step.mark.end - step.mark.start).0).sum();
     let recommendation = run.input.recommendation;
     let targets = recommendation.iter().flat_map(|r| &r.targets);
@@ -173,16 +188,14 @@ fn at_load(runs: &[Compared], metric: SloMetric, load: Rate) -> AtLoad {
     };
     let values: Vec<Option<Between<f64>>> = runs.iter().map(of).collect();
     let has_interval = |value: &Between<f64>| value.low < value.high;
-    let apart = |value: &Option<Between<f64>>| {
-        let (one, first) = (*value).zip(values[0])?;
-        (has_interval(&one) && has_interval(&first)).then(|| one.low > first.high || one.high < first.low)
+    let apart = |(i, value): (usize, &Option<Between<f64>>)| match (*value, values[0]) {
+        _ if i == 0 => Apart::First,
+        (Some(one), Some(first)) if has_interval(&one) && has_interval(&first) => {
+            if one.low > first.high || one.high < first.low { Apart::Yes } else { Apart::No }
+        }
+        _ => Apart::Unknown,
     };
-    AtLoad {
-        metric: metric.word(),
-        load,
-        told_apart: values.iter().enumerate().map(|(i, value)| if i == 0 { None } else { apart(value) }).collect(),
-        values,
-    }
+    AtLoad { metric: metric.word(), load, told_apart: values.iter().enumerate().map(apart).collect(), values }
 }
 
 /// A figure of a latency over the load of a replica, as the steps show it.
@@ -193,9 +206,10 @@ fn p95(run: &Compared, metric: SloMetric, figure: &dyn Fn(&LatencySummary) -> Op
         SloMetric::E2e => step.e2e,
         _ => step.ttft,
     };
-    let points = analysis.steps.iter().filter_map(|step| {
-        Some((step.carried(analysis.replicas).0, figure(&of(step)?)?))
-    });
+    let points = analysis
+        .steps
+        .iter()
+        .filter_map(|step| Some((step.carried(analysis.replicas).0, figure(&of(step)?)?)));
     Curve::new(Origin::Measured, points)
 }
 
@@ -244,11 +258,15 @@ fn remarks(runs: &[Compared], differs: &[(String, Vec<String>)]) -> Vec<String> 
             remarks.push(format!("{} is invalid: nothing of it may be relied on", run.name));
         }
         if run.input.facts.simulated != first.input.facts.simulated {
-            remarks.push(format!("one of {} and {} is of the embedded simulated server", run.name, first.name));
+            remarks
+                .push(format!("one of {} and {} is of the embedded simulated server", run.name, first.name));
         }
     }
     if differs.is_empty() {
-        remarks.push("scenario and server are the same in all runs: what differs is chance, or what no field says".to_owned());
+        remarks.push(
+            "scenario and server are the same in all runs: what differs is chance, or what no field says"
+                .to_owned(),
+        );
     }
     remarks
 }

@@ -4,7 +4,8 @@ use super::super::chart::{BLUE, Chart, Figure, GREEN, Line, Mark, ORANGE, PURPLE
 use super::super::html::{SCRIPT, STYLE};
 use super::super::{RenderedFile, ReportError, json};
 use super::{Beside, Compared, Comparison, comparison_document, p95, text};
-use crate::units::{Signal, SloMetric};
+use crate::analyze::Curve;
+use crate::units::{Signal, Slo, SloMetric};
 use askama::Template;
 use plotters::style::RGBColor;
 
@@ -30,9 +31,13 @@ struct Page<'a> {
 ///
 /// # Errors
 /// A picture that cannot be drawn.
-pub fn render_comparison(runs: &[Compared], comparison: &Comparison) -> Result<Vec<RenderedFile>, ReportError> {
+pub fn render_comparison(
+    runs: &[Compared],
+    comparison: &Comparison,
+) -> Result<Vec<RenderedFile>, ReportError> {
     let error = |reason| ReportError::Plot { plot: "comparison", reason };
-    let figures = charts(runs).into_iter().filter(|chart| !chart.is_empty()).map(|chart| chart.figure().map_err(error));
+    let figures =
+        charts(runs).into_iter().filter(|chart| !chart.is_empty()).map(|chart| chart.figure().map_err(error));
     let figures = figures.collect::<Result<Vec<Figure>, _>>()?;
     let all = |of: &dyn Fn(&Beside) -> String| comparison.runs.iter().map(of).collect::<Vec<_>>();
     let mut rows = vec![
@@ -53,7 +58,9 @@ pub fn render_comparison(runs: &[Compared], comparison: &Comparison) -> Result<V
     rows.push(("GPU-minutes", all(&|run| format!("{:.1}", run.gpu_minutes))));
     let latencies = comparison.latencies.iter().map(|row| {
         let values = row.values.iter().zip(&row.told_apart);
-        let texts = values.map(|(value, told_apart)| text::latency(*value, *told_apart).trim_end().to_owned()).collect();
+        let texts = values
+            .map(|(value, told_apart)| text::latency(*value, *told_apart).trim_end().to_owned())
+            .collect();
         (format!("{} p95", row.metric.to_uppercase()), row.load.to_string(), texts)
     });
     let page = Page {
@@ -113,11 +120,11 @@ fn charts(runs: &[Compared]) -> Vec<Chart> {
     let latency = |metric: SloMetric, title: &str| {
         let line = |(run, colour): (&Compared, RGBColor)| {
             let curve = p95(run, metric, &|latency| Some(latency.p95.0));
-            let points = curve.iter().flat_map(|curve| curve.points()).map(|(x, y)| (*x, Some(y * 1e3)));
+            let points = curve.iter().flat_map(Curve::points).map(|(x, y)| (*x, Some(y * 1e3)));
             Line::new(run.name.clone(), colour, Style::Dotted, points.collect())
         };
         let limits = runs.iter().flat_map(|run| &run.input.analysis.slos).filter(|slo| slo.metric == metric);
-        let limit = limits.filter_map(|slo| slo.latency_limit()).map(|limit| limit.0 * 1e3).reduce(f64::max);
+        let limit = limits.filter_map(Slo::latency_limit).map(|limit| limit.0 * 1e3).reduce(f64::max);
         // Beyond the limits curves rise without end.
         let y_most = limit.map(|limit| limit * 2.5);
         Chart { y_most, ..chart(title, "ms", runs.iter().zip(COLOURS).map(line).collect(), &marks) }

@@ -72,7 +72,10 @@ fn runs_of_other_limits_or_other_requests_are_compared_with_a_remark() {
     let remarks = comparison.remarks.join("\n");
     assert!(remarks.contains("run-1 is judged by other limits than run-0"), "{remarks}");
     assert!(remarks.contains("another load than run-0 (output-tokens)"), "{remarks}");
-    assert_eq!(comparison.differs, [("output-tokens".to_owned(), vec!["–".to_owned(), "fixed:400".to_owned()])]);
+    assert_eq!(
+        comparison.differs,
+        [("output-tokens".to_owned(), vec!["–".to_owned(), "fixed:400".to_owned()])]
+    );
     let same = compared(&[of_capacity(4.0, 0.05), of_capacity(4.0, 0.05)], &[]);
     assert_eq!(same.remarks.len(), 1);
     assert!(same.remarks[0].contains("are the same in all runs"));
@@ -94,7 +97,7 @@ fn latencies_are_compared_at_loads_that_both_were_driven_at() {
     assert!(loads.iter().all(|load| (2.0..=8.0).contains(load)), "{loads:?}");
     for row in &comparison.latencies {
         assert_eq!(row.values[0], row.values[1], "the steps are the same");
-        assert_eq!(row.told_apart, [None, Some(false)]);
+        assert_eq!(row.told_apart, [Apart::First, Apart::No]);
     }
     // Steps at 2, 6 and 10 req/s with a TTFT of 0.2, 0.9 and 5 s: on a straight line between them.
     let at_four = comparison.latencies.iter().find(|row| row.metric == "ttft" && row.load.0 == 4.0).unwrap();

@@ -1,6 +1,6 @@
 //! A comparison at a terminal and for machines.
 
-use super::Comparison;
+use super::{Apart, Comparison};
 use crate::recommend::Between;
 use crate::units::Seconds;
 use serde_json::{Value, json};
@@ -12,7 +12,9 @@ const VERSION: u32 = 1;
 /// The comparison for machines.
 pub fn comparison_document(comparison: &Comparison) -> Value {
     let mut document = json!({ "format": FORMAT, "version": VERSION });
-    if let (Some(fields), Ok(Value::Object(more))) = (document.as_object_mut(), serde_json::to_value(comparison)) {
+    if let (Some(fields), Ok(Value::Object(more))) =
+        (document.as_object_mut(), serde_json::to_value(comparison))
+    {
         fields.extend(more);
     }
     document
@@ -41,8 +43,12 @@ pub(super) fn difference(run: &super::Beside) -> String {
 }
 
 /// A latency of a run, beside that of the first.
-pub(super) fn latency(value: Option<Between<f64>>, told_apart: Option<bool>) -> String {
-    let mark = if told_apart == Some(false) { " ≈" } else { "  " };
+pub(super) fn latency(value: Option<Between<f64>>, told_apart: Apart) -> String {
+    let mark = match told_apart {
+        Apart::No => " ≈",
+        Apart::Unknown => " ?",
+        Apart::Yes | Apart::First => "",
+    };
     value.map_or_else(|| "–".to_owned(), |value| format!("{}{mark}", Seconds(value.value)))
 }
 
@@ -83,11 +89,16 @@ pub fn comparison_summary(comparison: &Comparison) -> String {
     for row in &comparison.latencies {
         let _ = write!(out, "  {:<10} {:>12}", row.metric, row.load.to_string());
         for (value, told_apart) in row.values.iter().zip(&row.told_apart) {
-            let _ = write!(out, "  {:>width$}", latency(*value, *told_apart));
+            let text = latency(*value, *told_apart);
+            // Marks stand behind the column.
+            let mark = text.chars().count() - text.trim_end_matches([' ', '≈', '?']).chars().count();
+            let _ = write!(out, "  {text:>0$}", width + mark);
+            let _ = write!(out, "{:1$}", "", 2 - mark.min(2));
         }
+        out.truncate(out.trim_end().len());
         let _ = writeln!(out);
     }
-    let _ = writeln!(out, "\n  ≈: the intervals do not tell it from the first");
+    let _ = writeln!(out, "\n  ≈: the intervals do not tell it from the first; ?: too few requests to tell");
     for (field, values) in &comparison.differs {
         let _ = writeln!(out, "  differs: {field}: {}", values.join(" | "));
     }
