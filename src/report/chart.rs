@@ -325,7 +325,7 @@ impl Chart {
             .y_desc(self.y_title.as_str())
             .x_labels(if self.wide { 12 } else { 7 })
             .y_labels(if self.wide { 4 } else { 6 })
-            .x_label_formatter(&|x| number(*x, span))
+            .x_label_formatter(&|x| number(*x, span / 2.0))
             .y_label_formatter(&|y| number(*y, top))
             .draw()
     }
@@ -378,15 +378,9 @@ impl Chart {
     }
 }
 
-/// A tick: as many decimals as the span needs.
+/// A tick: as many decimals as the span needs, with some six ticks in it.
 fn number(value: f64, span: f64) -> String {
-    let decimals = if span >= 10.0 {
-        0
-    } else if span >= 2.0 {
-        1
-    } else {
-        2
-    };
+    let decimals = [5.0, 1.0, 0.1].into_iter().take_while(|least| span < *least).count();
     format!("{value:.decimals$}")
 }
 

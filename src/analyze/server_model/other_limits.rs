@@ -5,7 +5,7 @@ use super::{Known, Prediction, REACH, playable};
 use crate::units::{Rate, Slo};
 
 /// Requests that are played at each rate.
-const PLAYED: usize = 6_000;
+const PLAYED: usize = 12_000;
 
 /// The load of a replica at which the first of `others` breaks, as a share of the one at which the first of
 /// `own` does, by playing both with the same arrivals: what chance does to the one it does to the other.
