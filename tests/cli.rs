@@ -50,7 +50,8 @@ const FILES: [&str; 15] = [
     "report.html",
     "summary.md",
     "benchmark-report.json",
-    "plots/latency.svg",
+    "plan.json",
+    "plots/ttft.svg",
     "plots/timeline-requests.svg",
 ];
 

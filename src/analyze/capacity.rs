@@ -72,7 +72,11 @@ fn predicted(prediction: &Prediction, by_clients: &Result<Capacity, NoCapacity>)
 
 /// By client latencies alone: a logistic curve over all requests, else a straight line between the last step
 /// that holds and the first that fails.
-fn by_clients(steps: &[StepAnalysis], measured: &Measured, slos: &[Slo]) -> Result<Capacity, NoCapacity> {
+pub(super) fn by_clients(
+    steps: &[StepAnalysis],
+    measured: &Measured,
+    slos: &[Slo],
+) -> Result<Capacity, NoCapacity> {
     let line = interpolate(steps, measured.replicas)?;
     let around = (line.low.0, line.high.0);
     let open = steps.iter().all(|step| step.mark.load.is_open_loop());

@@ -28,9 +28,20 @@ pub(super) fn summarize(sorted: &[f64]) -> Option<LatencySummary> {
         p50: at(50.0)?,
         p90: at(90.0)?,
         p95: at(95.0)?,
+        p95_interval: interval(sorted, 0.95),
         p99: at(99.0)?,
         max: Seconds(*sorted.last()?),
     })
+}
+
+/// The 90 % interval of a quantile by order statistics, whatever the distribution: the number of values below
+/// the true one is binomial. `None` where so few values lie beyond it that it has no upper end.
+fn interval(sorted: &[f64], share: f64) -> Option<(Seconds, Seconds)> {
+    let (n, z) = (sorted.len() as f64, 1.645);
+    let half = z * (n * share * (1.0 - share)).sqrt();
+    let (low, high) = ((n * share - half).ceil(), (n * share + half).floor() + 1.0);
+    let at = |rank: f64| sorted.get((rank as usize).checked_sub(1)?).copied().map(Seconds);
+    at(low).zip(at(high))
 }
 
 /// The summary of a histogram of microseconds. `None` where it is empty.
@@ -42,6 +53,7 @@ pub(super) fn summarize_histogram(histogram: &Histogram<u64>) -> Option<LatencyS
         p50: at(50.0),
         p90: at(90.0),
         p95: at(95.0),
+        p95_interval: None,
         p99: at(99.0),
         max: Seconds(histogram.max() as f64 / 1e6),
     })
@@ -63,6 +75,26 @@ mod tests {
         let values: Vec<f64> = (1..=95).map(f64::from).collect();
         assert_eq!(nearest_rank(&values, 100, 95.0), Some(95.0));
         assert_eq!(nearest_rank(&values, 101, 95.0), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_percentile_holds_it_in_nine_of_ten_samples() {
+        use rand::{RngExt, SeedableRng};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let holds = (0..2000).filter(|_| {
+            let mut values: Vec<f64> = (0..200).map(|_| rng.random()).collect();
+            values.sort_by(f64::total_cmp);
+            interval(&values, 0.95).is_some_and(|(low, high)| (low.0..=high.0).contains(&0.95))
+        });
+        let share = holds.count() as f64 / 2000.0;
+        assert!((0.89..0.96).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn few_values_say_nothing_of_how_high_a_percentile_may_lie() {
+        let values: Vec<f64> = (1..=50).map(f64::from).collect();
+        assert_eq!(interval(&values, 0.95), None);
+        assert_eq!(interval(&[], 0.95), None);
     }
 
     #[test]

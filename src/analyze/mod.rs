@@ -86,6 +86,27 @@ fn with_prediction(
     }
 }
 
+/// The load that a replica carries under other limits, as a share of its capacity: by the fitted server where
+/// that is from it, else by what clients saw. `None`: there is no capacity, or none under these limits.
+pub fn relative_capacity(
+    analysis: &Analysis,
+    measured: &Measured,
+    known: &Known,
+    slos: &[Slo],
+) -> Option<f64> {
+    let capacity = analysis.capacity.as_ref().ok()?;
+    match &analysis.prediction {
+        Ok(prediction) if capacity.method == Method::ServerModel => {
+            server_model::capacity_under(prediction, &analysis.slos, slos, known)
+        }
+        _ => {
+            let steps = analyze_steps(measured, slos);
+            let other = capacity::by_clients(&steps, measured, slos).ok()?;
+            Some(other.per_replica.0 / capacity.per_replica.0)
+        }
+    }
+}
+
 /// The steps alone.
 pub fn analyze_steps(measured: &Measured, slos: &[Slo]) -> Vec<StepAnalysis> {
     let driven = steps::driven(measured.events);

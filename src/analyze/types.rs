@@ -144,6 +144,8 @@ pub struct LatencySummary {
     pub p90: Seconds,
     /// 95th percentile.
     pub p95: Seconds,
+    /// Its 90 % interval, as if one request told nothing of the next. `None`: too few values, or not known.
+    pub p95_interval: Option<(Seconds, Seconds)>,
     /// 99th percentile.
     pub p99: Seconds,
     /// Largest.

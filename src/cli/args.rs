@@ -9,11 +9,12 @@ use crate::commands::manifests::ManifestsArgs;
 use crate::commands::simulate::SimulateArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
-use crate::units::{Seconds, Signal, Slo, nearest};
+use crate::units::{ParseUnitError, Rate, Seconds, Signal, Slo, nearest};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -192,11 +193,60 @@ fn signal(text: &str) -> Result<Signal, String> {
 #[command(after_help = "\
 Examples:
   calibrate report reports/20261124T101500Z-demo
-      Also for a run that was cut off: what was measured is analyzed")]
+      Also for a run that was cut off: what was measured is analyzed
+  calibrate report reports/20261124T101500Z-demo --plan 10,50,200rps --gpu-cost 0.70
+      What these loads need in replicas, GPUs and money, and what another SLO would cost
+  calibrate report reports/l4 reports/a100 --compare --out reports/l4-a100
+      Two runs beside each other: what differs, and what their intervals let nobody tell apart")]
 pub struct ReportArgs {
-    /// Directory of the run
-    #[arg(value_name = "RUN")]
-    pub run: PathBuf,
+    /// Directory of the run; several with --compare
+    #[arg(value_name = "RUN", required = true, num_args = 1..)]
+    pub run: Vec<PathBuf>,
+    /// Loads to plan for, on all replicas together, like 10,50,200rps [default: some round ones]
+    #[arg(long, value_name = "LOADS", help_heading = "Capacity planning")]
+    pub plan: Option<Loads>,
+    /// What a GPU costs for an hour, in any currency
+    #[arg(long, value_name = "COST", value_parser = cost, help_heading = "Capacity planning")]
+    pub gpu_cost: Option<f64>,
+    /// Compare the runs with the first of them
+    #[arg(long, conflicts_with_all = ["plan", "gpu_cost"], help_heading = "Comparison")]
+    pub compare: bool,
+    /// Judge all of them by these limits, METRIC:STAT:LIMIT (repeatable)
+    #[arg(long, value_name = "SLO", requires = "compare", action = clap::ArgAction::Append, help_heading = "Comparison")]
+    pub slo: Vec<Slo>,
+    /// Directory for comparison.html and comparison.json [default: that of the first run]
+    #[arg(long, value_name = "DIR", requires = "compare", help_heading = "Comparison")]
+    pub out: Option<PathBuf>,
+}
+
+/// Loads in requests per second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loads(pub Vec<Rate>);
+
+/// More rows than this nobody reads.
+const MOST_LOADS: usize = 12;
+
+impl FromStr for Loads {
+    type Err = ParseUnitError;
+
+    /// `10,50,200`, `10, 50, 200 rps`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || {
+            ParseUnitError::new(
+                text,
+                "a list of loads",
+                "one to twelve rates in requests/s, like 10,50,200rps",
+            )
+        };
+        let loads = text.split(',').map(str::parse).collect::<Result<Vec<Rate>, _>>().map_err(|_| error())?;
+        if loads.len() > MOST_LOADS { Err(error()) } else { Ok(Loads(loads)) }
+    }
+}
+
+/// A cost above nothing.
+fn cost(text: &str) -> Result<f64, ParseUnitError> {
+    let found = text.parse().ok().filter(|cost: &f64| cost.is_finite() && *cost > 0.0);
+    found.ok_or_else(|| ParseUnitError::new(text, "a cost", "a number above 0, like 0.70"))
 }
 
 /// Arguments of `bench-client`.
@@ -338,6 +388,17 @@ mod tests {
             }
         }
         assert!(examples > 20, "{examples}");
+    }
+
+    #[test]
+    fn loads_are_rates_with_or_without_a_unit() {
+        let loads =
+            |text: &str| text.parse::<Loads>().map(|loads| loads.0.iter().map(|load| load.0).collect());
+        assert_eq!(loads("10, 50,200 rps"), Ok(vec![10.0, 50.0, 200.0]));
+        assert_eq!(loads("3.5/s"), Ok(vec![3.5]));
+        for wrong in ["", "10,", "10;20", "-3", "0", "ten", "1,2,3,4,5,6,7,8,9,10,11,12,13"] {
+            assert!(wrong.parse::<Loads>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

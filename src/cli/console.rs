@@ -1,8 +1,8 @@
 //! The only place that writes to the terminal.
 
-use super::{Cli, Failure};
+use super::{Cli, Failure, Progress};
 use clap::ColorChoice;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -88,65 +88,28 @@ impl Console {
         error_line(&format!("{} {:#}", self.paint("31;1", "error:"), failure.error));
     }
 
-    /// A progress display: a bar on a terminal, a plain line every few seconds elsewhere.
+    /// A display of how far a long work is: on a terminal, plain lines every few seconds elsewhere.
     pub fn progress(self) -> Progress {
-        let bar = if self.quiet || !self.terminal {
-            ProgressBar::hidden()
-        } else {
-            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(8));
-            let style = ProgressStyle::with_template("{prefix:.bold} {bar:24.cyan/dim} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
-            bar.enable_steady_tick(Duration::from_millis(250));
-            bar
-        };
-        Progress { console: self, bar, lines: !self.quiet && !self.terminal, ticks: 0 }
+        Progress::new(self, !self.quiet && self.terminal, !self.quiet && !self.terminal)
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    /// Does what takes some seconds and cannot say how far it is, and says meanwhile what that is.
+    pub fn during<T>(self, what: &str, work: impl FnOnce() -> T) -> T {
+        let bar =
+            if self.quiet || !self.terminal { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        bar.set_message(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let done = work();
+        bar.finish_and_clear();
+        done
+    }
+
+    pub(super) fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
 /// A line on stderr. A reader that is gone is no error.
-fn error_line(text: &str) {
+pub(super) fn error_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-/// The live view of a long work.
-pub struct Progress {
-    console: Console,
-    bar: ProgressBar,
-    lines: bool,
-    ticks: u32,
-}
-
-/// Updates between two plain lines: five seconds at four updates a second.
-const TICKS_PER_LINE: u32 = 20;
-
-impl Progress {
-    /// Shows how far the work is, 0 to 1, and what is going on. To be called four times a second.
-    pub fn update(&mut self, prefix: &str, done: f64, message: &str) {
-        self.bar.set_prefix(prefix.to_owned());
-        self.bar.set_position((done.clamp(0.0, 1.0) * 1000.0) as u64);
-        self.bar.set_message(message.to_owned());
-        if self.lines && self.ticks.is_multiple_of(TICKS_PER_LINE) {
-            error_line(&format!("{prefix} {:3.0} % {message}", done.clamp(0.0, 1.0) * 100.0));
-        }
-        self.ticks = self.ticks.wrapping_add(1);
-    }
-
-    /// A line above the display.
-    pub fn note(&mut self, text: &str) {
-        if self.bar.is_hidden() {
-            self.console.note(text);
-        } else {
-            self.bar.println(text);
-        }
-        self.ticks = 0;
-    }
-
-    /// Takes the display away.
-    pub fn finish(self) {
-        self.bar.finish_and_clear();
-    }
 }

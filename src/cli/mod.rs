@@ -6,8 +6,11 @@
 mod args;
 pub mod console;
 mod exit_code;
+mod progress;
 
 pub use args::{
-    BenchArgs, BenchRole, Cli, Command, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs,
+    BenchArgs, BenchRole, Cli, Command, Loads, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs,
+    StudyArgs,
 };
 pub use exit_code::{Exit, Failure, OrExit};
+pub use progress::{Moving, Progress, View};

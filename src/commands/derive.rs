@@ -7,13 +7,14 @@ use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
 use crate::measurement::{RequestOutcome, Sample, Series, Source};
 use crate::plan::RequestSource;
-use crate::recommend::{Assumptions, LagOrigin, Recommendation, recommend};
+use crate::recommend::{Assumptions, Demand, LagOrigin, Plan, Recommendation, plan, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, LoadFacts, ReportInput, RunFacts, TokenCount};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings, SizeSpec};
 use crate::units::{Replicas, Seconds, Signal};
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What a record tells.
@@ -25,6 +26,8 @@ pub(super) struct Derived {
     left_out: Vec<LeftOut>,
     /// What `simulate` left in the directory.
     simulation: Option<String>,
+    /// What loads would need.
+    plan: Option<Plan>,
 }
 
 /// The manifests as files by name, what is left out of them, and what to know.
@@ -34,11 +37,38 @@ pub(super) struct ManifestSet<'a> {
     pub(super) warnings: &'a [String],
 }
 
-/// Reads the run in `directory`, analyzes it and writes the derived files into it.
-pub(super) fn derive(directory: &Path) -> anyhow::Result<Derived> {
-    let derived = read(&[directory.to_owned()], Settings::default(), None)?;
+/// Reads the run in `directory`, analyzes it, plans for `demand` and writes the derived files into the directory.
+pub(super) fn derive(directory: &Path, demand: &Demand) -> anyhow::Result<Derived> {
+    let run = record::read(directory)?;
+    let scenario = recorded_settings(&run, directory)?.resolve()?;
+    let mut derived = from_run(&run, &scenario, None)?;
+    derived.simulation = simulation(directory);
+    let demand = Demand { gpus_per_replica: scenario.gpus_per_replica, ..demand.clone() };
+    let known = known(run.info.target.info.as_ref(), &scenario);
+    let recommendation = derived.recommendation.as_ref();
+    derived.plan = plan(&derived.analysis, &measured(&run, &scenario), &known, recommendation, &demand);
     derived.write(directory)?;
     Ok(derived)
+}
+
+/// What `simulate` left in a directory.
+fn simulation(directory: &Path) -> Option<String> {
+    std::fs::read_to_string(directory.join(report::SIMULATION)).ok()
+}
+
+/// A run as something to be compared: its GPUs, and scenario and server field by field.
+pub(super) fn fields(directory: &Path) -> anyhow::Result<(u32, BTreeMap<String, String>)> {
+    let run = record::read(directory)?;
+    let scenario = recorded_settings(&run, directory)?.resolve()?;
+    let mut fields = BTreeMap::new();
+    let server = run.info.target.info.clone().unwrap_or_default();
+    for part in [serde_json::to_value(&scenario.settings)?, server] {
+        for (name, value) in part.as_object().into_iter().flatten() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            fields.insert(name.replace('_', "-"), text);
+        }
+    }
+    Ok((scenario.gpus_per_replica, fields))
 }
 
 /// Reads runs and analyzes them together, with what `other` says instead of the first one's scenario, and
@@ -68,7 +98,7 @@ pub(super) fn read(
     }
     let run = record::together(first, others);
     let derived = from_run(&run, &scenario, metric)?;
-    Ok(Derived { simulation: std::fs::read_to_string(directory.join(report::SIMULATION)).ok(), ..derived })
+    Ok(Derived { simulation: simulation(directory), ..derived })
 }
 
 /// Runs can only be taken together where server, replicas and requests are the same.
@@ -112,14 +142,8 @@ pub(super) fn from_run(
     scenario: &Scenario,
     metric: Option<Signal>,
 ) -> anyhow::Result<Derived> {
-    let measured = Measured {
-        requests: &run.requests,
-        samples: &run.samples,
-        events: &run.events,
-        gaps: &run.gaps,
-        replicas: Replicas(scenario.replicas),
-    };
-    let analysis = analyze(&measured, &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
+    let analysis =
+        analyze(&measured(run, scenario), &scenario.slos, &known(run.info.target.info.as_ref(), scenario));
     let mut recommendation = analysis
         .capacity
         .as_ref()
@@ -147,6 +171,7 @@ pub(super) fn from_run(
         manifests,
         left_out,
         simulation: None,
+        plan: None,
     })
 }
 
@@ -155,6 +180,17 @@ pub(super) fn names_of(run: &RecordedRun, scenario: &Scenario) -> Result<Cluster
     let server = server(run.info.target.kind.as_deref())?;
     let names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
     Ok(ClusterNames { gpu_metric: gpu_metric(&run.samples), ..names })
+}
+
+/// What a record holds, for the analysis.
+fn measured<'a>(run: &'a RecordedRun, scenario: &Scenario) -> Measured<'a> {
+    Measured {
+        requests: &run.requests,
+        samples: &run.samples,
+        events: &run.events,
+        gaps: &run.gaps,
+        replicas: Replicas(scenario.replicas),
+    }
 }
 
 /// The control loop as the scenario describes it.
@@ -342,13 +378,14 @@ pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 impl Derived {
-    fn input(&self) -> ReportInput<'_> {
+    pub(super) fn input(&self) -> ReportInput<'_> {
         ReportInput {
             analysis: &self.analysis,
             recommendation: self.recommendation.as_ref(),
             facts: &self.facts,
             manifests: &self.manifests,
             simulation: self.simulation.as_deref(),
+            plan: self.plan.as_ref(),
         }
     }
 
@@ -394,6 +431,9 @@ impl Derived {
         if console.wants_json() {
             let mut document = report::document(&self.input());
             if let Some(fields) = document.as_object_mut() {
+                if let Some(plan) = report::plan_document(&self.input()) {
+                    fields.insert("plan".to_owned(), plan);
+                }
                 fields.insert("run_directory".to_owned(), directory.display().to_string().into());
                 fields.insert("exit_code".to_owned(), (self.exit() as u8).into());
             }

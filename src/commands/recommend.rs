@@ -24,7 +24,8 @@ pub(super) fn recommend(arguments: RecommendArgs, console: Console) -> Result<Ex
         production_replicas: other.production_replicas,
         ..Settings::default()
     };
-    let derived = derive::read(&run, other, metric).or_exit(Exit::Usage)?;
+    let derive = || derive::read(&run, other, metric);
+    let derived = console.during("deriving what the record tells", derive).or_exit(Exit::Usage)?;
     derived.show_result(&run[0], console);
     Ok(derived.exit())
 }

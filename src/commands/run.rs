@@ -8,13 +8,15 @@ mod resume;
 mod safety;
 mod setup;
 mod signals;
+mod view;
 
 use super::derive;
-use crate::cli::console::{Console, Progress};
-use crate::cli::{Exit, Failure, OrExit, RunArgs};
+use crate::cli::console::Console;
+use crate::cli::{Exit, Failure, OrExit, Progress, RunArgs};
 use crate::drive::{StepDriven, StopLevel};
 use crate::measurement::Event;
 use crate::plan::{Next, Plan, Step};
+use crate::recommend::Demand;
 use crate::record::RunState;
 use crate::scenario::Scenario;
 use crate::units::{Replicas, Seconds};
@@ -27,6 +29,7 @@ pub(super) use setup::{reach, sources_of, start_server};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use view::History;
 
 /// How long requests in flight may take to end after a step: so long at least, and so many times
 /// what one request takes alone.
@@ -52,7 +55,8 @@ pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure>
     // A stream that still hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let (directory, ended) = outcome?;
-    let derived = derive::derive(&directory).or_exit(Exit::Failed)?;
+    let derive = || derive::derive(&directory, &Demand::default());
+    let derived = console.during("deriving what the record tells", derive).or_exit(Exit::Failed)?;
     derived.show(&directory, console);
     Ok(match ended {
         Ended::Interrupted => Exit::Interrupted,
@@ -95,6 +99,8 @@ async fn measure(
     let mut driver = Driver {
         deadline: scenario.max_duration.map(|most| setup.clock.now() + most),
         progress: console.progress(),
+        history: History::default(),
+        why: None,
         plan,
         scenario: &scenario,
         setup: &setup,
@@ -127,6 +133,9 @@ struct Driver<'a> {
     plan: Plan,
     deadline: Option<Seconds>,
     progress: Progress,
+    history: History,
+    /// Why the step that is driven was chosen.
+    why: Option<String>,
 }
 
 impl Driver<'_> {
@@ -210,10 +219,12 @@ impl Driver<'_> {
                     if self.setup.live.fault().is_some() {
                         self.stop.send_replace(StopLevel::Abort);
                     }
-                    let view = self.setup.live.view(step, now, self.setup.engine.in_flight());
+                    let moment = self.setup.live.moment(step, now, self.setup.engine.in_flight());
+                    self.history.keep(moment, now);
                     let done = self.setup.live.share_of_step(step, now);
                     let (prefix, done) = self.position(step, done, now);
-                    self.progress.update(&prefix, done, &view);
+                    let view = self.history.view(step, prefix, done, self.why.as_deref());
+                    self.progress.show(&view);
                 }
             }
         }
@@ -234,6 +245,7 @@ impl Driver<'_> {
 
     fn decide(&mut self, reason: String) {
         self.progress.note(&format!("  {reason}"));
+        self.why = Some(reason.clone());
         let time = self.setup.clock.now();
         self.setup.live.record_event(Event::Decision { time, reason });
     }

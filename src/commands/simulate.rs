@@ -9,11 +9,11 @@ pub use args::SimulateArgs;
 
 use super::derive;
 use crate::analyze::{Analysis, Verdict};
-use crate::cli::console::{Console, Progress};
-use crate::cli::{Exit, Failure, LoopArgs, OrExit};
+use crate::cli::console::Console;
+use crate::cli::{Exit, Failure, LoopArgs, OrExit, Progress};
 use crate::hpa::{Generation, Range, Tolerances};
 use crate::manifest::{self, ClusterNames, ManifestError, ManifestFile, Optimized, Provenance};
-use crate::recommend::Recommendation;
+use crate::recommend::{Demand, Recommendation};
 use crate::record::{self, RecordedRun};
 use crate::replay::{
     Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Played, Search, Traffic,
@@ -118,9 +118,12 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let scenario = scenario(arguments, &run).or_exit(Exit::Usage)?;
     let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
-    let derived = derive::from_run(&run, &scenario, None).or_exit(Exit::Usage)?;
+    let derive = || derive::from_run(&run, &scenario, None);
+    let derived = console.during("fitting a replica to the record", derive).or_exit(Exit::Usage)?;
     valid(&derived.analysis).or_exit(Exit::Invalid)?;
-    let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
+    let learn = || replica::of_run(&run, &scenario, &derived.analysis);
+    let replica =
+        console.during("playing the replica to learn how it drains", learn).or_exit(Exit::Invalid)?;
     let assumptions = derive::assumptions(&scenario, &derived.analysis);
     let conditions = arguments.cluster.conditions(&assumptions, &scenario);
     let stage = stage(arguments, &scenario, replica, (traffic, remarks), range, conditions);
@@ -151,7 +154,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
         uncertainty: stage.replica.uncertainty,
         goal: stage.goal,
         needed: draws.first().map(|draw| draw.schedule().needed.clone()).unwrap_or_default(),
-        check: check(&stage, &played),
+        check: console.during("checking the first with discrete events", || check(&stage, &played)),
         optimum: optimum.map(|(_, optimum)| optimum),
         played,
         simulated: run.info.target.simulated,
@@ -406,7 +409,7 @@ fn write(
             }
         }
     }
-    derive::derive(directory).or_exit(Exit::Failed)?;
+    derive::derive(directory, &Demand::default()).or_exit(Exit::Failed)?;
     for file in files {
         console.note(&format!("{file:<18} {}", directory.join(file).display()));
     }

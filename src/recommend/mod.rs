@@ -6,9 +6,11 @@
 mod advice;
 mod choice;
 pub mod lint;
+mod plan;
 mod target;
 mod types;
 
+pub use plan::{Alternative, Between, Demand, PerMillion, Plan, Row, Tokens, plan};
 pub use types::*;
 
 use crate::analyze::{Analysis, Capacity};

@@ -33,10 +33,10 @@ pub(super) const DEFINITIONS: [(&str, &str); 13] = [
     ),
     (
         "capacity",
-        "where the first SLO is reached, on a straight line between the last step that holds and the first that fails; its interval is those two steps",
+        "the load of a replica at which the first limit breaks in a long run: of the server fitted to its own counters, else by client latencies; beside it stand its interval and which of them it is from",
     ),
     (
         "target",
-        "the metric at the capacity / (1 + tolerance), rounded down to milli-units, then checked in the HPA's own arithmetic",
+        "the metric at the load at which the HPA must act, which leaves room for growth until a new replica serves, / (1 + tolerance), rounded down to milli-units, then checked in the HPA's own arithmetic",
     ),
 ];

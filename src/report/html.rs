@@ -1,14 +1,22 @@
 //! `report.html`: one file, no network, no script needed. The answer first, then why.
 
-use super::plots::Plot;
-use super::{ReportError, ReportInput, definitions::DEFINITIONS, words};
-use crate::analyze::{GaugeSummary, SloCheck, StepAnalysis, Verdict};
-use crate::recommend::Term;
+use super::chart::Figure;
+use super::plots::{Group, Named};
+use super::{ReportError, ReportInput, definitions::DEFINITIONS, plan, words};
+use crate::analyze::{GaugeSummary, SloCheck, StepAnalysis, ValidityCheck, Verdict};
+use crate::recommend::{Gate, Target, Term};
+use crate::units::Signal;
 use askama::Template;
+
+/// What every page has in its head and at its end.
+pub(super) const STYLE: &str = include_str!("templates/page.css");
+pub(super) const SCRIPT: &str = include_str!("templates/page.js");
 
 #[derive(Template)]
 #[template(path = "report.html", config = "src/report/askama.toml")]
 struct Page<'a> {
+    style: &'static str,
+    script: &'static str,
     headline: String,
     found: bool,
     simulated: bool,
@@ -16,20 +24,25 @@ struct Page<'a> {
     capacity: Option<Facts>,
     way_out: Option<&'static str>,
     prediction: Option<(String, String)>,
+    shares: Vec<(&'static str, String)>,
     validity: &'static str,
     validity_class: &'static str,
-    checks: Vec<CheckRow>,
-    targets: Vec<TargetCard>,
+    objections: Vec<CheckRow>,
+    passed: Vec<CheckRow>,
+    targets: Vec<TargetRow>,
     rationale: &'a [String],
     advice: &'a [crate::recommend::Advice],
     warnings: Vec<String>,
     slos: Vec<String>,
-    plots: &'a [Plot],
+    limits: Vec<Figure>,
+    signals: Vec<Figure>,
+    server: Vec<Figure>,
+    time: Vec<Figure>,
     steps: Vec<StepRow>,
-    slo_columns: Vec<String>,
     definitions: [(&'static str, &'static str); DEFINITIONS.len()],
     manifests: Vec<&'a (String, String)>,
     simulation: Option<&'a str>,
+    plan: Option<String>,
     facts: &'a super::RunFacts,
     tolerance: String,
 }
@@ -48,38 +61,47 @@ struct CheckRow {
     detail: String,
 }
 
-struct TargetCard {
+struct TargetRow {
     title: &'static str,
     chosen: bool,
     at_capacity: String,
     value: String,
     fires: String,
-    refused: Option<String>,
+    fires_at: String,
+    note: String,
     terms: Vec<Term>,
+    gates: Vec<Gate>,
     remarks: Vec<String>,
 }
 
 struct StepRow {
     load: String,
-    holds: bool,
+    level: f64,
+    verdict: &'static str,
+    class: &'static str,
     cells: Vec<String>,
     failures: String,
 }
 
 /// The page.
-pub(super) fn render(input: &ReportInput, plots: &[Plot]) -> Result<String, ReportError> {
-    let page = page(input, plots);
+pub(super) fn render(input: &ReportInput, charts: &[Named]) -> Result<String, ReportError> {
+    let page = page(input, charts)?;
     page.render().map_err(|error| ReportError::Render { what: "report.html", reason: error.to_string() })
 }
 
-fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
+fn page<'a>(input: &ReportInput<'a>, charts: &[Named]) -> Result<Page<'a>, ReportError> {
     let analysis = input.analysis;
     let recommendation = input.recommendation;
     let cut_short = (input.facts.state != "complete")
         .then(|| input.facts.reason.clone().unwrap_or_else(|| "it did not end by itself".to_owned()));
     let mut warnings = recommendation.map(|r| r.warnings.clone()).unwrap_or_default();
     warnings.extend(input.facts.remarks.iter().cloned());
-    Page {
+    let group = |group: Group| figures(charts.iter().filter(|named| named.group == group));
+    let (passed, objections) =
+        analysis.validity.checks.iter().map(check).partition(|check| check.class == "good");
+    Ok(Page {
+        style: STYLE,
+        script: SCRIPT,
         headline: words::headline(input),
         found: words::recommended(input).is_some_and(|target| target.average_value.is_ok()),
         simulated: input.facts.simulated,
@@ -91,25 +113,47 @@ fn page<'a>(input: &ReportInput<'a>, plots: &'a [Plot]) -> Page<'a> {
         }),
         way_out: words::way_out(input),
         prediction: words::prediction(input).zip(words::forward_cost(input)),
+        shares: shares(input),
         validity: words::validity(analysis.validity.verdict),
         validity_class: class(analysis.validity.verdict),
-        checks: analysis.validity.checks.iter().map(check).collect(),
+        objections,
+        passed,
         targets: recommendation
-            .map(|r| r.targets.iter().map(|t| card(t, r.recommended)).collect())
+            .map(|r| r.targets.iter().map(|t| target(input, t, r.recommended)).collect())
             .unwrap_or_default(),
         rationale: recommendation.map(|r| r.rationale.as_slice()).unwrap_or_default(),
         advice: recommendation.map(|r| r.advice.as_slice()).unwrap_or_default(),
         warnings,
         slos: analysis.slos.iter().map(ToString::to_string).collect(),
-        plots,
+        limits: group(Group::Limits)?,
+        signals: group(Group::Signals)?,
+        server: group(Group::Server)?,
+        time: group(Group::Time)?,
         steps: by_load(&analysis.steps).into_iter().map(row).collect(),
-        slo_columns: analysis.slos.iter().map(ToString::to_string).collect(),
         definitions: DEFINITIONS,
         manifests: input.manifests.iter().filter(|(name, _)| is_shown(name)).collect(),
         simulation: input.simulation,
+        plan: plan::section(input, &group(Group::Plan)?)?,
         facts: input.facts,
-        tolerance: recommendation.map(|r| r.assumptions.tolerance.to_string()).unwrap_or_default(),
-    }
+        tolerance: recommendation.map_or_else(|| "0.1".to_owned(), |r| r.assumptions.tolerance.to_string()),
+    })
+}
+
+/// Charts as the page shows them.
+pub(super) fn figures<'a>(charts: impl Iterator<Item = &'a Named>) -> Result<Vec<Figure>, ReportError> {
+    let figure =
+        |named: &Named| named.chart.figure().map_err(|reason| ReportError::Plot { plot: named.name, reason });
+    charts.map(figure).collect()
+}
+
+/// What the capacity's interval is made of, as 90 % intervals.
+fn shares(input: &ReportInput) -> Vec<(&'static str, String)> {
+    let Ok(prediction) = &input.analysis.prediction else { return Vec::new() };
+    let percent = |share: f64| format!("± {:.1} %", share * 164.5);
+    let uncertainty = &prediction.uncertainty;
+    let mut rows: Vec<_> = uncertainty.shares.iter().map(|s| (s.name, percent(s.share))).collect();
+    rows.push(("together, less their overlap", percent(uncertainty.total)));
+    rows
 }
 
 /// Whether the page holds a manifest: the HPAs and what scrapes their metrics. Dashboards, an adapter's
@@ -126,7 +170,7 @@ fn class(verdict: Verdict) -> &'static str {
     }
 }
 
-fn check(check: &crate::analyze::ValidityCheck) -> CheckRow {
+fn check(check: &ValidityCheck) -> CheckRow {
     let word = match check.verdict {
         Verdict::Valid => "ok",
         Verdict::Remark => "remark",
@@ -135,18 +179,30 @@ fn check(check: &crate::analyze::ValidityCheck) -> CheckRow {
     CheckRow { name: check.name, class: class(check.verdict), word, detail: check.detail.clone() }
 }
 
-fn card(target: &crate::recommend::Target, recommended: Option<crate::units::Signal>) -> TargetCard {
-    TargetCard {
+fn target(input: &ReportInput, target: &Target, recommended: Option<Signal>) -> TargetRow {
+    let chosen = recommended == Some(target.signal) && target.average_value.is_ok();
+    let capacity = input.analysis.capacity.as_ref().ok();
+    let share = |load: crate::units::Rate| {
+        capacity.map(|c| format!("{load} ({:.0}\u{a0}%)", load.0 / c.per_replica.0 * 100.0))
+    };
+    let note = match &target.average_value {
+        _ if chosen => "recommended".to_owned(),
+        Err(reason) => reason.clone(),
+        Ok(_) => target.remarks.first().cloned().unwrap_or_else(|| "possible".to_owned()),
+    };
+    TargetRow {
         title: target.signal.title(),
-        chosen: recommended == Some(target.signal) && target.average_value.is_ok(),
+        chosen,
         at_capacity: words::value(target.signal, target.at_capacity),
         value: target.average_value.as_ref().map_or_else(|_| "none".to_owned(), ToString::to_string),
         fires: target
             .fires_at
-            .map(|milli| format!("{} {}", milli.as_f64(), target.signal.unit()))
+            .map(|m| format!("{} {}", m.as_f64(), target.signal.unit()))
             .unwrap_or_default(),
-        refused: target.average_value.as_ref().err().cloned(),
+        fires_at: target.fires_at_load.and_then(share).unwrap_or_default(),
+        note,
         terms: target.terms.clone(),
+        gates: target.gates.clone(),
         remarks: target.remarks.clone(),
     }
 }
@@ -159,7 +215,6 @@ fn by_load(steps: &[StepAnalysis]) -> Vec<&StepAnalysis> {
 }
 
 fn row(step: &StepAnalysis) -> StepRow {
-    let load = step.mark.load.short();
     let gauge =
         |gauge: Option<GaugeSummary>| gauge.map_or_else(|| "–".to_owned(), |g| format!("{:.1}", g.mean));
     let mut cells = vec![
@@ -167,14 +222,6 @@ fn row(step: &StepAnalysis) -> StepRow {
         format!("{:.2}", step.achieved.0),
         format!("{}/{}", step.succeeded, step.attempts),
         step.goodput.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0)),
-        words::latency(step.ttft.map(|l| l.p50)),
-        words::latency(step.ttft.map(|l| l.p95)),
-        words::latency(step.tpot.map(|l| l.p50)),
-        words::latency(step.tpot.map(|l| l.p95)),
-        words::latency(step.e2e.map(|l| l.p95)),
-        gauge(step.queue),
-        gauge(step.batch),
-        gauge(step.gpu),
     ];
     cells.extend(step.checks.iter().map(|check| {
         let mark = match check {
@@ -184,5 +231,20 @@ fn row(step: &StepAnalysis) -> StepRow {
         };
         format!("{}{mark}", words::figure(check.slo.metric, check.value))
     }));
-    StepRow { load, holds: step.holds(), cells, failures: words::failures(step) }
+    cells.extend([
+        words::latency(step.ttft.map(|l| l.p50)),
+        words::latency(step.tpot.map(|l| l.p50)),
+        words::latency(step.e2e.map(|l| l.p95)),
+        gauge(step.queue),
+        gauge(step.batch),
+        gauge(step.gpu),
+    ]);
+    StepRow {
+        load: step.mark.load.short(),
+        level: step.mark.load.level(),
+        verdict: words::holds(step, ["holds", "fails", "not judged"]),
+        class: words::holds(step, ["good", "bad", "dim"]),
+        cells,
+        failures: words::failures(step),
+    }
 }

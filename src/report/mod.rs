@@ -6,12 +6,14 @@
 
 mod benchmark;
 mod chart;
+mod compare;
 mod definitions;
 pub mod gate;
 mod html;
 mod json;
 pub mod lint;
 mod markdown;
+mod plan;
 mod plots;
 mod prometheus;
 mod replay;
@@ -19,13 +21,17 @@ mod steps;
 mod terminal;
 mod words;
 
+pub use compare::{
+    Apart, AtLoad, Beside, Compared, Comparison, MOST_COMPARED, compare, comparison_document,
+    comparison_summary, render_comparison,
+};
 pub use json::document;
-pub use plots::Plot;
+pub use plan::{plan_document, plan_summary};
 pub use replay::{Check, SIMULATION, Simulation, render_simulation, simulation_document, simulation_summary};
 pub use terminal::terminal_summary;
 
 use crate::analyze::Analysis;
-use crate::recommend::Recommendation;
+use crate::recommend::{Plan, Recommendation};
 use crate::units::Seconds;
 
 /// Everything that a report is made from.
@@ -41,6 +47,8 @@ pub struct ReportInput<'a> {
     pub manifests: &'a [(String, String)],
     /// The section that `simulate` left: what comes of the targets under traffic.
     pub simulation: Option<&'a str>,
+    /// What loads would need.
+    pub plan: Option<&'a Plan>,
 }
 
 /// What a run was, in words.
@@ -134,10 +142,10 @@ pub enum ReportError {
 
 /// All files of the report.
 pub fn render(input: &ReportInput) -> Result<Vec<RenderedFile>, ReportError> {
-    let plots = plots::draw(input)?;
+    let charts = plots::charts(input);
     let file = |path: &str, contents: String| RenderedFile { path: path.to_owned(), contents };
     let mut files = vec![
-        file("report.html", html::render(input, &plots)?),
+        file("report.html", html::render(input, &charts)?),
         file("summary.md", markdown::render(input)),
         file("steps.csv", steps::render(input)?),
         file("recommendation.json", json::pretty(&json::document(input))),
@@ -146,7 +154,11 @@ pub fn render(input: &ReportInput) -> Result<Vec<RenderedFile>, ReportError> {
     ];
     let stages = benchmark::stages(input).into_iter();
     files.extend(stages.map(|(name, stage)| file(&name, json::pretty(&stage))));
-    files.extend(plots.into_iter().map(|plot| file(&format!("plots/{}.svg", plot.name), plot.svg)));
+    files.extend(plan::file(input).map(|plan| file("plan.json", plan)));
+    for named in &charts {
+        let error = |reason| ReportError::Plot { plot: named.name, reason };
+        files.push(file(&format!("plots/{}.svg", named.name), named.chart.file().map_err(error)?));
+    }
     Ok(files)
 }
 

@@ -1,6 +1,6 @@
 //! A simulation for people and machines: summary, JSON, pictures, and a section of the report.
 
-use super::chart::{BLUE, Chart, GREEN, GREY, Limit, Line, ORANGE, PURPLE, VERMILION};
+use super::chart::{BLUE, Chart, Figure, GREEN, GREY, Limit, Line, ORANGE, PURPLE, Style, VERMILION};
 use super::{RenderedFile, ReportError, json};
 use crate::hpa::{Range, Target};
 use crate::replay::{Basis, Capacities, Conditions, Optimum, Plant, Played, Score, Traffic, Tried};
@@ -307,71 +307,43 @@ fn candidate(simulation: &Simulation, played: &Played) -> Value {
 /// # Errors
 /// A picture that cannot be drawn.
 pub fn render_simulation(simulation: &Simulation) -> Result<Vec<RenderedFile>, ReportError> {
-    let plots = plots(simulation)?;
+    let charts = charts(simulation);
+    let error = |plot| move |reason| ReportError::Plot { plot, reason };
+    let figures = charts.iter().map(|(name, chart)| chart.figure().map_err(error(name)));
+    let figures = figures.collect::<Result<Vec<Figure>, _>>()?;
     let mut files = vec![
         RenderedFile {
             path: "simulation.json".to_owned(),
             contents: json::pretty(&simulation_document(simulation)),
         },
-        RenderedFile { path: SIMULATION.to_owned(), contents: section(simulation, &plots)? },
+        RenderedFile { path: SIMULATION.to_owned(), contents: section(simulation, &figures)? },
     ];
-    files.extend(
-        plots
-            .into_iter()
-            .map(|plot| RenderedFile { path: format!("plots/replay-{}.svg", plot.name), contents: plot.svg }),
-    );
+    for (name, chart) in charts {
+        let contents = chart.file().map_err(error(name))?;
+        files.push(RenderedFile { path: format!("plots/replay-{name}.svg"), contents });
+    }
     Ok(files)
 }
 
-struct Picture {
-    name: &'static str,
-    title: String,
-    svg: String,
-}
-
-fn plots(simulation: &Simulation) -> Result<Vec<Picture>, ReportError> {
-    let Some(shown) = simulation.played.first() else { return Ok(Vec::new()) };
+/// The pictures, with the names of their files.
+fn charts(simulation: &Simulation) -> Vec<(&'static str, Chart)> {
+    let Some(shown) = simulation.played.first() else { return Vec::new() };
     let of = format!(" ({})", shown.candidate.name);
     let mut charts = vec![
-        ("load", "Load over time".to_owned(), load(shown)),
-        ("replicas", format!("Replicas over time{of}"), replicas(simulation, shown)),
-        ("metric", format!("Metric per replica over time{of}"), metric(shown)),
-        ("violations", format!("Requests that break a limit, over time{of}"), violations(simulation, shown)),
-        ("candidates", "Serving replicas of the candidates".to_owned(), compared(simulation)),
+        ("load", load(shown)),
+        ("replicas", replicas(simulation, shown, &of)),
+        ("metric", metric(shown, &of)),
+        ("violations", violations(simulation, shown, &of)),
+        ("candidates", compared(simulation)),
     ];
     if let Some(optimum) = simulation.optimum.as_ref().filter(|optimum| optimum.frontier.len() > 1) {
-        charts.push(("frontier", "Cost and violations".to_owned(), frontier(simulation, &optimum.frontier)));
+        charts.push(("frontier", frontier(simulation, &optimum.frontier)));
     }
-    let draw = |(name, title, mut parts): (&'static str, String, Parts)| {
-        // Without a shaded stretch the x axis would begin at 0, where no candidate is.
-        let shaded = if name == "frontier" { vec![(0.0, 0.0)] } else { Vec::new() };
-        let chart = Chart {
-            title: &title,
-            x_title: parts.x_title,
-            y_title: parts.y_title,
-            lines: std::mem::take(&mut parts.lines),
-            limits: std::mem::take(&mut parts.limits),
-            mark: None,
-            shaded,
-            y_least: parts.y_least,
-        };
-        let svg = chart.draw().map_err(|reason| ReportError::Plot { plot: name, reason })?;
-        Ok(Picture { name, title, svg })
-    };
-    charts.into_iter().map(draw).collect()
+    charts
 }
 
-/// A chart without its title.
-struct Parts {
-    x_title: &'static str,
-    y_title: &'static str,
-    lines: Vec<Line>,
-    limits: Vec<Limit>,
-    y_least: f64,
-}
-
-fn over_time(y_title: &'static str, lines: Vec<Line>, limits: Vec<Limit>) -> Parts {
-    Parts { x_title: "minutes", y_title, lines, limits, y_least: 0.0 }
+fn over_time(title: String, y_title: &str, lines: Vec<Line>, limits: Vec<Limit>) -> Chart {
+    Chart { title, x_title: "minutes", y_title: y_title.to_owned(), lines, limits, ..Chart::default() }
 }
 
 /// Values of seconds as a line of means over equal stretches.
@@ -383,27 +355,24 @@ fn line(label: &str, colour: RGBColor, seconds: impl Iterator<Item = Option<f64>
         let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
         ((i * stretch) as f64 / 60.0, mean)
     });
-    Line { label: label.to_owned(), colour, points: points.collect(), marks: false }
+    Line::new(label, colour, Style::Line, points.collect())
 }
 
-fn load(shown: &Played) -> Parts {
-    over_time(
-        "requests/s",
-        vec![line("arrivals", BLUE, shown.ticks.iter().map(|tick| Some(tick.arrivals)))],
-        Vec::new(),
-    )
+fn load(shown: &Played) -> Chart {
+    let arrivals = line("arrivals", BLUE, shown.ticks.iter().map(|tick| Some(tick.arrivals)));
+    over_time("Load over time".to_owned(), "requests/s", vec![arrivals], Vec::new())
 }
 
-fn replicas(simulation: &Simulation, shown: &Played) -> Parts {
+fn replicas(simulation: &Simulation, shown: &Played, of: &str) -> Chart {
     let lines = vec![
         line("wanted by the HPA", ORANGE, shown.ticks.iter().map(|tick| Some(f64::from(tick.wanted)))),
         line("serving", BLUE, shown.ticks.iter().map(|tick| Some(tick.serving as f64))),
         line("a clairvoyant's", GREY, simulation.needed.iter().map(|needed| Some(*needed as f64))),
     ];
-    over_time("replicas", lines, Vec::new())
+    over_time(format!("Replicas over time{of}"), "replicas", lines, Vec::new())
 }
 
-fn metric(shown: &Played) -> Parts {
+fn metric(shown: &Played, of: &str) -> Chart {
     let first = shown.candidate.scaler.metrics.first();
     let unit = first.map_or("", |metric| metric.signal.unit());
     let limit = first.and_then(|metric| match metric.target {
@@ -418,41 +387,43 @@ fn metric(shown: &Played) -> Parts {
         band: Some((value * (1.0 - tolerances.down), value * (1.0 + tolerances.up))),
     });
     let seen = line("as the HPA sees it", BLUE, shown.ticks.iter().map(|tick| tick.metric));
-    over_time(unit, vec![seen], limits.into_iter().collect())
+    over_time(format!("Metric per replica over time{of}"), unit, vec![seen], limits.into_iter().collect())
 }
 
-fn violations(simulation: &Simulation, shown: &Played) -> Parts {
+fn violations(simulation: &Simulation, shown: &Played, of: &str) -> Chart {
     let share = shown.broken.chunks(60).zip(shown.ticks.chunks(60)).map(|(broken, ticks)| {
         let arrivals: f64 = ticks.iter().map(|tick| tick.arrivals).sum();
         (arrivals > 0.0)
             .then(|| broken.iter().map(|broken| f64::from(*broken)).sum::<f64>() / arrivals * 100.0)
     });
     let points = share.enumerate().map(|(minute, share)| (minute as f64, share)).collect();
-    let lines = vec![Line { label: "of each minute".to_owned(), colour: VERMILION, points, marks: false }];
+    let lines = vec![Line::new("of each minute", VERMILION, Style::Line, points)];
     let goal = simulation.goal * 100.0;
     let limit = Limit { label: format!("goal {goal:.1} % of all"), colour: GREEN, value: goal, band: None };
-    over_time("percent", lines, vec![limit])
+    over_time(format!("Requests that break a limit{of}"), "percent", lines, vec![limit])
 }
 
-fn compared(simulation: &Simulation) -> Parts {
+fn compared(simulation: &Simulation) -> Chart {
     let lines = simulation.played.iter().zip(COLOURS).map(|(played, colour)| {
         let serving = played.ticks.iter().map(|tick| Some(tick.serving as f64));
         line(&played.candidate.name, colour, serving)
     });
-    over_time("replicas", lines.collect(), Vec::new())
+    over_time("Serving replicas of the candidates".to_owned(), "replicas", lines.collect(), Vec::new())
 }
 
-fn frontier(simulation: &Simulation, frontier: &[Tried]) -> Parts {
+fn frontier(simulation: &Simulation, frontier: &[Tried]) -> Chart {
     let points = frontier.iter().map(|tried| (tried.score.gpu_hours, Some(tried.score.violations * 100.0)));
-    let lines = vec![Line {
-        label: "the best targets and behaviors".to_owned(),
-        colour: BLUE,
-        points: points.collect(),
-        marks: true,
-    }];
     let goal = simulation.goal * 100.0;
-    let limit = Limit { label: format!("goal {goal:.1} %"), colour: GREEN, value: goal, band: None };
-    Parts { x_title: "GPU-hours", y_title: "violations, percent", lines, limits: vec![limit], y_least: 0.0 }
+    Chart {
+        title: "Cost and violations".to_owned(),
+        x_title: "GPU-hours",
+        y_title: "violations, percent".to_owned(),
+        lines: vec![Line::new("the best targets and behaviors", BLUE, Style::Dotted, points.collect())],
+        limits: vec![Limit { label: format!("goal {goal:.1} %"), colour: GREEN, value: goal, band: None }],
+        // No candidate is near 0.
+        x_from_first: true,
+        ..Chart::default()
+    }
 }
 
 #[derive(Template)]
@@ -468,7 +439,7 @@ struct Section<'a> {
     reasons: &'a [String],
     sensitivity: Vec<[String; 4]>,
     remarks: &'a [String],
-    plots: &'a [Picture],
+    figures: &'a [Figure],
 }
 
 struct Row {
@@ -477,7 +448,7 @@ struct Row {
 }
 
 /// The section of `report.html`: a fragment that stands by itself, without scripts.
-fn section(simulation: &Simulation, plots: &[Picture]) -> Result<String, ReportError> {
+fn section(simulation: &Simulation, figures: &[Figure]) -> Result<String, ReportError> {
     let row = |played: &Played| Row {
         holds: simulation.holds(&played.score),
         cells: [
@@ -516,7 +487,7 @@ fn section(simulation: &Simulation, plots: &[Picture]) -> Result<String, ReportE
             })
             .collect(),
         remarks: &simulation.remarks,
-        plots,
+        figures,
     };
     section.render().map_err(|error| ReportError::Render { what: SIMULATION, reason: error.to_string() })
 }

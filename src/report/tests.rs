@@ -20,6 +20,7 @@ fn latency(p95: f64) -> Option<LatencySummary> {
         p50: at(0.4),
         p90: at(0.9),
         p95: at(1.0),
+        p95_interval: Some((at(0.9), at(1.1))),
         p99: at(1.2),
         max: at(1.5),
     })
@@ -72,7 +73,7 @@ fn step(index: u32, rate: f64, ttft: f64, batch: f64, queue: f64) -> StepAnalysi
     }
 }
 
-fn analysis() -> Analysis {
+pub(super) fn analysis() -> Analysis {
     let slo = "ttft:p95:2s".parse().unwrap();
     let capacity = Capacity {
         per_replica: Rate(7.5),
@@ -115,7 +116,7 @@ fn analysis() -> Analysis {
     }
 }
 
-fn recommendation() -> Recommendation {
+pub(super) fn recommendation() -> Recommendation {
     let target = |signal, value: Result<i64, &str>| Target {
         signal,
         at_capacity: Some(20.0),
@@ -183,6 +184,7 @@ fn prediction() -> Prediction {
         agreement: Vec::new(),
         dispersion: Vec::new(),
         curves: Curves::default(),
+        decodes: Vec::new(),
         model: serde_json::from_value(serde_json::json!({
             "prefill-base": 0.02, "prefill-per-token": 0.00015, "decode-base": 0.018,
             "decode-per-sequence": 0.00035, "token-budget": 16384, "max-prefill-tokens": 4096,
@@ -193,7 +195,7 @@ fn prediction() -> Prediction {
     }
 }
 
-fn facts() -> RunFacts {
+pub(super) fn facts() -> RunFacts {
     RunFacts {
         run_id: "20261124T101500Z-demo".to_owned(),
         tool_version: "0.1.0".to_owned(),
@@ -231,7 +233,8 @@ fn files(
         ("hpa-batch.yaml".to_owned(), "kind: HorizontalPodAutoscaler\n".to_owned()),
         ("dashboard.json".to_owned(), "{\"mosaicLayout\": {}}\n".to_owned()),
     ];
-    let input = ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None };
+    let input =
+        ReportInput { analysis, recommendation, facts, manifests: &manifests, simulation: None, plan: None };
     let files = render(&input).expect("every analysis can be rendered");
     let mut files: BTreeMap<String, String> =
         files.into_iter().map(|file| (file.path, file.contents)).collect();
@@ -560,9 +563,17 @@ fn outputs_for_people_and_machines_stay_as_they_are() {
 fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
     let files = files(&analysis(), Some(&recommendation()), &facts());
     let html = &files["report.html"];
-    for outside in ["src=", "href=", "url(", "@import", "<script", "<link"] {
+    for outside in ["src=", "url(", "@import", "http-equiv=\"refresh", "fetch(", "XMLHttpRequest", "import("]
+    {
         assert!(!html.contains(outside), "{outside}");
     }
+    let links = html.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    for link in links {
+        let inside = link.strip_prefix('#').is_some_and(|name| html.contains(&format!("id=\"{name}\"")));
+        assert!(inside || link == "data:,", "{link}");
+    }
+    assert!(html.contains("default-src 'none'"));
+    assert_eq!(html.matches("<script").count(), 1);
     for inside in [
         "averageValue 18181m",
         "7.50 req/s",
@@ -574,7 +585,7 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
         assert!(html.contains(inside), "{inside}");
     }
     assert!(!html.contains("mosaicLayout"), "a dashboard lies beside the page");
-    assert_eq!(html.matches("<svg").count(), 8);
+    assert_eq!(html.matches("<svg").count(), 12);
     assert!(html.starts_with("<!DOCTYPE html>"));
     for (name, svg) in files.iter().filter(|(name, _)| name.starts_with("plots/")) {
         assert!(is_balanced(svg), "{name}");
@@ -623,7 +634,8 @@ fn what_others_wrote_can_not_become_markup() {
         ..facts()
     };
     let files = files(&analysis(), Some(&recommendation()), &facts);
-    assert!(!files["report.html"].contains("<script"));
+    assert_eq!(files["report.html"].matches("<script").count(), 1);
+    assert!(!files["report.html"].contains("alert(1)</script"));
     assert!(!files["summary.md"].contains("<script"));
     assert!(!files["summary.md"].contains("\n# x"));
 }

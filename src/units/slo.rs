@@ -107,6 +107,14 @@ impl Slo {
             _ => None,
         }
     }
+
+    /// The same with a latency limit so many times as long. Shares stay as they are.
+    pub fn scaled(self, factor: f64) -> Slo {
+        match self.limit {
+            Limit::AtMost(limit) => Slo { limit: Limit::AtMost(limit * factor), ..self },
+            _ => self,
+        }
+    }
 }
 
 const FORM: &str = "METRIC:STAT:LIMIT, like ttft:p95:2s, tpot:mean:80ms, error:rate:1% or goodput:rate:95%";

@@ -2,29 +2,45 @@
 //! room `batching`, the load at which the SLO breaks. A few minutes of counters tell the capacity more
 //! exactly than an hour of client latencies, since the means of counters hardly scatter.
 
+mod curves;
 mod dispersion;
 mod drift;
 mod fit;
 mod intervals;
+mod other_limits;
 mod play;
 mod shape;
 mod uncertainty;
 
+pub use curves::Curves;
 pub use dispersion::Dispersion;
 pub use drift::{Change, Drift};
 pub use fit::{ForwardCost, Interval, fit};
 pub use intervals::{admission, intervals, token_budget};
+pub use other_limits::capacity_under;
 pub use play::{Played, Workload, capacity, play};
 pub use shape::{StepTime, step_time};
 pub use uncertainty::{Share, Uncertainty};
 
 use super::gauges::Track;
-use super::{Curve, Measured, Origin, gauges, steps};
+use super::{Measured, gauges, steps};
 use crate::batching::{Admission, Deviations, ServerModel};
 use crate::measurement::{RequestOutcome, Sample, Series, StepMark};
 use crate::units::{Rate, Replicas, Seconds, Slo, SloMetric};
 use serde::Serialize;
 use std::collections::BTreeSet;
+
+impl Fitted {
+    /// Mean batch and mean seconds of a decode between each two scrapes.
+    fn decodes(&self) -> Vec<(f64, f64)> {
+        let chunking = matches!(self.model.admission, Admission::Chunking);
+        let of = |interval: &Interval| {
+            let batch = interval.mean_batch(chunking).filter(|batch| *batch > 0.0)?;
+            (interval.decodes > 0.0).then(|| (batch, interval.decode_seconds / interval.decodes))
+        };
+        self.rounds.iter().flatten().filter_map(of).collect()
+    }
+}
 
 /// What is known of a server from elsewhere than its counters.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,27 +132,15 @@ pub struct Prediction {
     /// Curves of the fitted server against the load of a replica.
     #[serde(skip)]
     pub curves: Curves,
+    /// Mean batch and mean seconds of a decode between each two scrapes.
+    #[serde(skip)]
+    pub decodes: Vec<(f64, f64)>,
     /// The fitted server.
     #[serde(skip)]
     pub model: ServerModel,
     /// What it was played with.
     #[serde(skip)]
     pub workload: Workload,
-}
-
-/// The fitted server played at many loads.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Curves {
-    /// Batch gauge.
-    pub batch: Option<Curve>,
-    /// Queue gauge.
-    pub queue: Option<Curve>,
-    /// Requests in flight, counted.
-    pub in_flight: Option<Curve>,
-    /// Share of requests that break a limit, 0 to 1.
-    pub violations: Option<Curve>,
-    /// Reserved KV tokens as a share of the budget, 0 to 1, where one is known.
-    pub kv: Option<Curve>,
 }
 
 /// A measured step beside the same arrivals played through the fitted server.
@@ -152,6 +156,10 @@ pub struct Agreement {
     pub measured: f64,
     /// The same of the played ones.
     pub played: f64,
+    /// The limit that the played figures are closest to.
+    pub nearest: Slo,
+    /// Its figure as played, in seconds. `None`: infinitely late.
+    pub figure_played: Option<f64>,
     /// Of the figure closest to its limit: measured over played, less one. `None`: not both are known.
     pub figure_off: Option<f64>,
 }
@@ -192,11 +200,6 @@ const LEAST_INTERVALS: usize = 20;
 /// Requests that are played at each rate: for the result, and while a search goes on.
 const PLAYED: usize = 80_000;
 const PLAYED_IN_SEARCH: usize = 10_000;
-/// Requests that each point of the curves is played with.
-const PLAYED_FOR_CURVES: usize = 8_000;
-/// Loads of the curves, as shares of the capacity.
-const CURVE_SHARES: [f64; 15] =
-    [0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.15, 1.3];
 /// What a figure without end on one side alone counts as: twice the other.
 const ENDLESS: f64 = 1.0;
 /// Largest factor between the first guess of the capacity and the rates tried.
@@ -341,32 +344,12 @@ pub fn predict(measured: &Measured, slos: &[Slo], known: &Known) -> Result<Predi
         half_saturation,
         agreement,
         dispersion: dispersion::of_steps(measured, &slos, half_saturation),
-        curves: curves(&fitted, &sizes, &slos, found, known),
+        curves: curves::of(&fitted, &sizes, &slos, found, known),
+        decodes: fitted.decodes(),
         drift: fitted.drift,
         model: fitted.model,
         workload,
     })
-}
-
-/// The fitted server played from nearly no load to well above its capacity.
-fn curves(fitted: &Fitted, sizes: &[(u32, u32)], slos: &[Slo], capacity: Rate, known: &Known) -> Curves {
-    let workload = Workload::poisson(sizes, PLAYED_FOR_CURVES, known, 2);
-    let played: Vec<(f64, Played)> = CURVE_SHARES
-        .iter()
-        .map(|share| capacity.0 * share)
-        .map(|load| (load, play(&fitted.model, &workload, Rate(load), slos)))
-        .collect();
-    let curve = |of: &dyn Fn(&Played) -> f64| {
-        Curve::new(Origin::Played, played.iter().map(|(load, played)| (*load, of(played))))
-    };
-    let budget = fitted.token_budget.map(f64::from);
-    Curves {
-        batch: curve(&|played| played.batch),
-        queue: curve(&|played| played.queue),
-        in_flight: curve(&|played| played.in_flight),
-        violations: curve(&|played| played.violations),
-        kv: budget.and_then(|budget| curve(&|played| played.batch_tokens / budget)),
-    }
 }
 
 /// The measured open-loop steps, and what their very arrivals do to the fitted server: chance is the same
@@ -392,6 +375,8 @@ fn agreement(fitted: &Fitted, measured: &Measured, slos: &[Slo], known: &Known) 
             n: step.attempts,
             measured: 1.0 - step.goodput?,
             played: played.violations,
+            nearest: nearest.0.slo,
+            figure_played: nearest.0.value,
             figure_off: match (nearest.1.value, nearest.0.value) {
                 (Some(measured), Some(played)) => Some(measured / played - 1.0),
                 // Without end: so many requests failed.

@@ -251,8 +251,16 @@ mod tests {
         let mut one = step(0, 1.0, Some(0.1), 1.0);
         one.in_flight = 0.0;
         let at = Seconds(delay);
-        one.schedule_delay =
-            Some(LatencySummary { n: 1, mean: at, p50: at, p90: at, p95: at, p99: at, max: at });
+        one.schedule_delay = Some(LatencySummary {
+            n: 1,
+            mean: at,
+            p50: at,
+            p90: at,
+            p95: at,
+            p95_interval: None,
+            p99: at,
+            max: at,
+        });
         judge(&measured, &[one], &["ttft:p95:2s".parse().unwrap()])
     }
 

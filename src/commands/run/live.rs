@@ -1,6 +1,7 @@
 //! What a run knows while it goes on: everything measured so far, for the live view, for the
 //! adaptive search, and to notice that the server is gone. Passes everything on to the record.
 
+use super::view::Moment;
 use crate::analyze::{Known, Measured, StepAnalysis, analyze_last_step, server_model};
 use crate::measurement::{Event, FailureKind, RequestOutcome, Sample, Series, StepIndex};
 use crate::plan::{Guide, Step, StepResult};
@@ -93,30 +94,31 @@ impl Live {
         started.map_or(0.0, |started| ((now - started).0 / step.length.0).clamp(0.0, 1.0))
     }
 
-    /// One line on what is going on.
-    pub(super) fn view(&self, step: &Step, now: Seconds, in_flight: usize) -> String {
+    /// What is going on in a step at this moment.
+    pub(super) fn moment(&self, step: &Step, now: Seconds, in_flight: usize) -> Moment {
         let state = self.state();
-        let of_step = || {
+        let recent = || {
             state.requests.iter().rev().take_while(|r| r.ended.is_none_or(|ended| ended.0 > now.0 - RECENT.0))
         };
-        let mine = || of_step().filter(|r| r.step == step.index);
+        let mine = || recent().filter(|r| r.step == step.index);
         let mut ttft: Vec<f64> = mine().filter(|r| r.is_ok()).filter_map(|r| Some(r.ttft()?.0)).collect();
         let failed = mine().filter(|r| !r.is_ok()).count();
+        let answered = recent().filter(|r| r.is_ok()).count();
         let last = |series| state.samples.iter().rev().take(8).find_map(|sample| sample.get(series));
-        let gauges = [Series::QueueSize, Series::BatchSize, Series::GpuUtil].map(last);
+        let [queue, batch, gpu] = [Series::QueueSize, Series::BatchSize, Series::GpuUtil].map(last);
         // The workers wait for this lock, so what takes long comes after it.
         drop(state);
         ttft.sort_by(f64::total_cmp);
-        let p95 =
-            ttft.get((ttft.len() * 95).div_ceil(100).saturating_sub(1)).map(|s| Seconds(*s).to_string());
-        let [queue, batch, gpu] =
-            gauges.map(|value| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}")));
-        let failures = if failed > 0 { format!("  failed {failed}") } else { String::new() };
-        format!(
-            "{}  in flight {in_flight}  TTFT p95 {}  queue {queue}  batch {batch}  GPU {gpu} %{failures}",
-            step.load,
-            p95.as_deref().unwrap_or("-"),
-        )
+        let rank = (ttft.len() * 95).div_ceil(100).saturating_sub(1);
+        Moment {
+            answered: answered as f64 / RECENT.0.min(now.0.max(1.0)),
+            ttft_p95: ttft.get(rank).copied(),
+            failed,
+            in_flight: in_flight as f64,
+            queue,
+            batch,
+            gpu,
+        }
     }
 }
 
