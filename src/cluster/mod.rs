@@ -19,7 +19,7 @@ pub mod pods;
 mod service;
 mod target;
 
-pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL};
+pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL, find as autoscalers};
 pub use client::{Cluster, Identity, Kind, connect};
 pub use error::{Asked, ClusterError};
 pub use forward::{Forwarder, Way};
