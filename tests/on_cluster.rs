@@ -26,7 +26,8 @@ struct World {
 
 impl World {
     fn new(replicas: u32) -> World {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let preset = Preset::by_name("demo").unwrap();
         let simulator = runtime.block_on(serve(preset.config(), "127.0.0.1:0".parse().unwrap())).unwrap();
         let api = ApiServer::start();
@@ -174,7 +175,10 @@ fn autoscalers_are_paused_and_replicas_set_for_the_run_alone() {
     assert!((90.0..150.0).contains(&new[0].0), "{new:?}");
     let journal = fs::read_to_string(Path::new(&world.out()).join("cluster.json")).unwrap();
     let journal: Value = serde_json::from_str(&journal).unwrap();
-    assert_eq!((journal["restored"].as_bool(), journal["changes"].as_array().unwrap().len()), (Some(true), 2));
+    assert_eq!(
+        (journal["restored"].as_bool(), journal["changes"].as_array().unwrap().len()),
+        (Some(true), 2)
+    );
     assert_eq!(journal["changes"][0]["original"]["scaleDown"]["stabilizationWindowSeconds"], 60);
 }
 
@@ -207,7 +211,8 @@ fn a_deployment_that_cannot_be_calibrated_is_told_why() {
 
     let mut without = world.calibrate();
     without.env("KUBECONFIG", world.directory.path().join("nowhere"));
-    let without = without.args(["run", ramp, "--slo", "ttft:p95:2s", "--deployment", "tgi"]).output().unwrap();
+    let without =
+        without.args(["run", ramp, "--slo", "ttft:p95:2s", "--deployment", "tgi"]).output().unwrap();
     assert_says(&without, 1, &["no access to a Kubernetes cluster", "set KUBECONFIG"]);
 
     world.api.require_token("fresh", false);
@@ -288,14 +293,32 @@ fn a_second_calibration_of_one_target_is_refused_while_the_first_goes_on() {
     world.api.wait(|| world.api.find("leases", "calibrate-deployment-tgi").is_some());
     let other = world.directory.path().join("other").display().to_string();
     let mut second = world.calibrate();
-    second.args(["run", "--deployment", "default/tgi", "--slo", "ttft:p95:2s", "--ramp=rate:4x2s", "--out", &other]);
+    second.args([
+        "run",
+        "--deployment",
+        "default/tgi",
+        "--slo",
+        "ttft:p95:2s",
+        "--ramp=rate:4x2s",
+        "--out",
+        &other,
+    ]);
     assert_says(&second.output().unwrap(), 1, &["another calibration of this target is going on"]);
     first.kill().unwrap();
     first.wait().unwrap();
     // Its holder is dead, so nobody has to wait for the lease to expire.
     let _ = fs::remove_dir_all(&other);
     let mut third = world.calibrate();
-    third.args(["run", "--deployment", "default/tgi", "--slo", "ttft:p95:2s", "--ramp=rate:4x2s", "--out", &other]);
+    third.args([
+        "run",
+        "--deployment",
+        "default/tgi",
+        "--slo",
+        "ttft:p95:2s",
+        "--ramp=rate:4x2s",
+        "--out",
+        &other,
+    ]);
     let third = third.output().unwrap();
     assert!(matches!(third.status.code(), Some(0 | 4)), "{}", text(&third));
 }

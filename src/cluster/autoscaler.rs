@@ -145,8 +145,8 @@ fn active(kind: AutoscalerKind, object: &Value) -> Option<Autoscaler> {
         return None;
     }
     let number = |field: &str, default: u64| object["spec"][field].as_u64().unwrap_or(default) as u32;
-    let bounds =
-        (kind == AutoscalerKind::Hpa).then(|| (number("minReplicas", 1), number("maxReplicas", u64::from(u32::MAX))));
+    let bounds = (kind == AutoscalerKind::Hpa)
+        .then(|| (number("minReplicas", 1), number("maxReplicas", u64::from(u32::MAX))));
     let name = object["metadata"]["name"].as_str()?.to_owned();
     Some(Autoscaler { kind, name, bounds, original: kept.unwrap_or(current) })
 }
@@ -182,7 +182,11 @@ const TRIES: usize = 6;
 ///
 /// # Errors
 /// It is not there any more or must not be changed.
-pub(super) async fn pause(cluster: &Cluster, namespace: &str, autoscaler: &Autoscaler) -> Result<(), ClusterError> {
+pub(super) async fn pause(
+    cluster: &Cluster,
+    namespace: &str,
+    autoscaler: &Autoscaler,
+) -> Result<(), ClusterError> {
     let (kind, original) = (autoscaler.kind, &autoscaler.original);
     let kept = Value::String(original.to_string());
     change(cluster, namespace, kind, &autoscaler.name, |object| {
@@ -289,7 +293,8 @@ mod tests {
         assert!(keda(&json!({})) && keda(&json!({ KEDA_PAUSED: "false" })));
         assert!(!keda(&json!({ KEDA_PAUSED: "true" })) && !keda(&json!({ KEDA_PAUSED_AT: "1" })));
         let vpa = |mode: &Value| {
-            let object = json!({ "metadata": { "name": "x" }, "spec": { "updatePolicy": { "updateMode": mode } } });
+            let object =
+                json!({ "metadata": { "name": "x" }, "spec": { "updatePolicy": { "updateMode": mode } } });
             active(AutoscalerKind::Vpa, &object).is_some()
         };
         assert!(vpa(&json!("Auto")) && vpa(&json!("Recreate")) && vpa(&Value::Null));
@@ -310,11 +315,15 @@ mod tests {
         let object = hpa(&original);
         let paused = AutoscalerKind::Hpa.paused(&original);
         let there = patch(AutoscalerKind::Hpa, &object, &paused, original.to_string().into());
-        let behavior = json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
+        let behavior =
+            json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
         assert_eq!(there["spec"]["behavior"], behavior);
         assert_eq!(there["metadata"]["resourceVersion"], "7");
         let back = patch(AutoscalerKind::Hpa, &hpa(&paused), &original, Value::Null);
-        assert_eq!(back["spec"]["behavior"], json!({ "scaleDown": { "selectPolicy": "Max" }, "scaleUp": null }));
+        assert_eq!(
+            back["spec"]["behavior"],
+            json!({ "scaleDown": { "selectPolicy": "Max" }, "scaleUp": null })
+        );
         assert_eq!(back["metadata"]["annotations"], json!({ ORIGINAL: null }));
     }
 }

@@ -11,7 +11,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 ///
 /// # Errors
 /// There is none, there are several, or it has no address that can be reached from here.
-pub async fn service_url(cluster: &Cluster, target: &Target, wanted: Option<&str>) -> Result<String, TargetError> {
+pub async fn service_url(
+    cluster: &Cluster,
+    target: &Target,
+    wanted: Option<&str>,
+) -> Result<String, TargetError> {
     let wrong = |found: String| TargetError::Service { what: target.what(), found };
     let service = match wanted {
         Some(name) => cluster.get(kinds::SERVICE, &target.namespace, name).await?.try_parse::<Service>().ok(),
@@ -37,7 +41,9 @@ pub async fn service_url(cluster: &Cluster, target: &Target, wanted: Option<&str
     match (cluster.identity().context.is_none(), outside) {
         (true, _) => Ok(format!("http://{name}.{}.svc:{port}", target.namespace)),
         (false, Some(address)) => Ok(format!("http://{address}:{port}")),
-        (false, None) => Err(wrong(format!("the Service {name}, which cannot be reached from outside of the cluster"))),
+        (false, None) => {
+            Err(wrong(format!("the Service {name}, which cannot be reached from outside of the cluster")))
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
+use crate::cluster::TargetName;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
 use crate::measurement::{Event, PodStart, Sample, Series, Source};
 use crate::plan::RequestSource;
@@ -125,6 +126,9 @@ pub(super) fn from_run(
             Ok(server) => {
                 let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
                 names.gpu_metric = gpu_metric(&run.samples);
+                if let Some(scaled) = scaled(scenario) {
+                    names.scaled = scaled;
+                }
                 recommendation.warnings.extend(manifest::warnings(recommendation, &names));
                 let simulated = run.info.target.simulated;
                 let provenance = Provenance { lines: provenance(run, &analysis), simulated };
@@ -143,6 +147,13 @@ pub(super) fn from_run(
         left_out,
         simulation: None,
     })
+}
+
+/// API version and kind of the workload that was calibrated, where it was one in a cluster.
+fn scaled(scenario: &Scenario) -> Option<(String, String)> {
+    let name: TargetName = scenario.workload.deployment.as_ref()?.parse().ok()?;
+    let kind = name.workload.kind();
+    Some((kind.api_version(), kind.kind.to_owned()))
 }
 
 /// The control loop as the scenario describes it.
@@ -242,6 +253,7 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
     let given = given.clone();
     ClusterNames {
         deployment: given.deployment.unwrap_or(page.deployment),
+        scaled: page.scaled,
         hpa_name: given.hpa_name,
         namespace: given.namespace.unwrap_or(page.namespace),
         app: given.app.unwrap_or(page.app),

@@ -1,7 +1,8 @@
 //! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
 
 use super::{
-    ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings, WorkloadSettings,
+    ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings,
+    WorkloadSettings,
 };
 use crate::units::{Seconds, Slo, SloMetric};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -83,7 +83,11 @@ impl Asked {
 
     /// `horizontalpodautoscalers.autoscaling`.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.resource.clone() } else { format!("{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
     }
 
     /// `deployments/scale`, as a Role names it.
