@@ -9,7 +9,7 @@ use api_server::answer::Answer;
 use api_server::{ApiServer, client_of};
 use calibrate::cluster::{
     Change, Choice, Cluster, Hold, HoldError, Identity, LeaseError, LeaseTimes, ORIGINAL, Restored, Target,
-    Wish, lease_name, restore_all,
+    Wish, kinds, lease_name, restore_all,
 };
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -337,4 +337,68 @@ async fn an_autoscaler_whose_lease_someone_took_away_is_put_back_by_its_annotati
     let restored = restore_all(&cluster, "default", TIMES).await.unwrap();
     assert_eq!(restored.len(), 3, "{restored:?}");
     assert_eq!(is_paused(&api), [false; 3]);
+}
+
+/// With `CALIBRATE_TEST_KUBECONFIG` naming the kubeconfig of a real cluster: in a namespace of its own, which
+/// is gone afterwards, a Deployment with an HPA is held, let go, left to a kill, and put back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster, named by CALIBRATE_TEST_KUBECONFIG"]
+async fn a_real_cluster_is_left_as_it_was() {
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::api::{Api, DeleteParams, PostParams};
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let path =
+        std::env::var("CALIBRATE_TEST_KUBECONFIG").expect("CALIBRATE_TEST_KUBECONFIG names a kubeconfig");
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let namespace = format!("calibrate-test-{}", std::process::id());
+    let identity = Identity {
+        context: Some("test".to_owned()),
+        cluster: None,
+        server: config.cluster_url.to_string(),
+        namespace: namespace.clone(),
+    };
+    let cluster = Cluster::new(kube::Client::try_from(config).unwrap(), identity);
+    let namespaces: Api<Namespace> = Api::all(cluster.client());
+    let new = json!({ "metadata": { "name": namespace } });
+    namespaces.create(&PostParams::default(), &serde_json::from_value(new).unwrap()).await.unwrap();
+    let tried = tokio::spawn(held_and_let_go_for_real(cluster, namespace.clone())).await;
+    namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    tried.unwrap();
+}
+
+async fn held_and_let_go_for_real(cluster: Cluster, namespace: String) {
+    let labels = json!({ "app": NAME });
+    let container = json!({
+        "name": "pause", "image": "registry.k8s.io/pause:3.10", "ports": [{ "containerPort": 8000 }],
+    });
+    let deployment = json!({
+        "replicas": 1, "selector": { "matchLabels": labels },
+        "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+    });
+    let hpa = json!({
+        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": NAME },
+        "minReplicas": 1, "maxReplicas": 3,
+    });
+    for (kind, spec) in [(kinds::DEPLOYMENT, deployment), (kinds::HPA, hpa)] {
+        let mut object = kind.object(NAME);
+        object.data = json!({ "spec": spec });
+        cluster.create(kind, &namespace, &object).await.unwrap();
+    }
+    let specs = async || {
+        let deployment = cluster.get(kinds::DEPLOYMENT, &namespace, NAME).await.unwrap();
+        let hpa = cluster.get(kinds::HPA, &namespace, NAME).await.unwrap();
+        format!("{} {}", deployment.data["spec"], hpa.data["spec"])
+    };
+    let before = specs().await;
+    let target = target(&cluster).await;
+    let wish = Wish { times: LeaseTimes::default(), ..wish(Some(2)) };
+    let hold = Hold::take(&cluster, &target, &wish, |_| Ok(())).await.unwrap();
+    assert_ne!(specs().await, before);
+    hold.release().await.unwrap();
+    assert_eq!(specs().await, before);
+    let killed = Hold::take(&cluster, &target, &wish, |_| Ok(())).await.unwrap();
+    std::mem::drop(killed);
+    restore_all(&cluster, &namespace, LeaseTimes::default()).await.unwrap();
+    assert_eq!(specs().await, before);
 }

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 struct World {
     api: ApiServer,
     directory: TempDir,
-    _simulator: Running,
+    simulator: Running,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -32,7 +32,7 @@ impl World {
         let simulator = runtime.block_on(serve(preset.config(), "127.0.0.1:0".parse().unwrap())).unwrap();
         let api = ApiServer::start();
         api.deployment("tgi", replicas, &[(8000, simulator.addr())]);
-        World { api, directory: TempDir::new().unwrap(), _simulator: simulator, _runtime: runtime }
+        World { api, directory: TempDir::new().unwrap(), simulator, _runtime: runtime }
     }
 
     fn calibrate(&self) -> Command {
@@ -270,7 +270,7 @@ fn after_kill_9_doctor_puts_everything_back() {
     untouched.api.hpa("gemma", "tgi", None);
     let before = untouched.specs();
     // In the middle of pausing, of scaling and of the load.
-    for request in [6, 10, 12, 14, 15, 40] {
+    for request in [9, 12, 14, 40] {
         let _ = fs::remove_dir_all(world.out());
         world.api.hang_at(request, request % 2 == 0);
         let mut child = long(&world);
@@ -306,19 +306,79 @@ fn a_second_calibration_of_one_target_is_refused_while_the_first_goes_on() {
     assert_says(&second.output().unwrap(), 1, &["another calibration of this target is going on"]);
     first.kill().unwrap();
     first.wait().unwrap();
-    // Its holder is dead, so nobody has to wait for the lease to expire.
-    let _ = fs::remove_dir_all(&other);
-    let mut third = world.calibrate();
-    third.args([
+}
+
+#[test]
+fn doctor_says_whether_a_deployment_can_be_calibrated() {
+    let world = World::new(1);
+    let doctor = |more: &[&str]| {
+        let mut command = world.calibrate();
+        command.args(["doctor", "--deployment", "default/tgi"]).args(more).output().unwrap()
+    };
+    assert_says(
+        &doctor(&[]),
+        0,
+        &["1 ready pods; app=gemma-server", "none scales it", "all 12 that a run needs"],
+    );
+    world.api.hpa("gemma", "tgi", None);
+    let version = world.api.state().store.version;
+    assert_says(&doctor(&[]), 1, &["HorizontalPodAutoscaler gemma would scale it", "--pause-autoscaler"]);
+    assert_says(&doctor(&["--pause-autoscaler"]), 0, &["paused for a run"]);
+    world.api.deny("patch autoscaling/horizontalpodautoscalers");
+    world.api.deny("create pods/portforward");
+    let missing = "may not create pods/portforward in the namespace default; may not patch \
+                   horizontalpodautoscalers.autoscaling in the namespace default";
+    assert_says(&doctor(&["--pause-autoscaler"]), 1, &[missing, "manifests --rbac"]);
+    assert_eq!(world.api.state().store.version, version, "nothing is written");
+}
+
+#[test]
+fn a_stateful_set_is_reached_by_its_pods_addresses_and_by_its_service() {
+    let world = World::new(1);
+    let port = world.simulator.addr().port();
+    world.api.statefulset("tgi-set", 2, &[(port, world.simulator.addr())]);
+    world.api.change("statefulsets", "tgi-set", |set| {
+        set["spec"]["selector"] = json!({ "matchLabels": { "app": "set" } });
+        set["spec"]["template"]["metadata"]["labels"] = json!({ "app": "set" });
+    });
+    for pod in world.api.pod_names("statefulsets", "tgi-set") {
+        world.api.change("pods", &pod, |pod| pod["metadata"]["labels"] = json!({ "app": "set" }));
+    }
+    let run = |out: &str, more: &[&str]| {
+        let mut command = world.calibrate();
+        command.args(["run", "--deployment", "statefulset/default/tgi-set", "--slo", "ttft:p95:2s"]);
+        let out = world.directory.path().join(out);
+        command.args(["--ramp=rate:8x3s", "--port", &port.to_string()]).arg("--out").arg(&out).args(more);
+        let output = command.output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 4)), "{}", text(&output));
+        read(&out).unwrap()
+    };
+    let direct = run("direct", &["--via", "pod-ip"]);
+    assert_eq!(direct.info.target.replicas, 2);
+    assert!(direct.requests.iter().all(RequestOutcome::is_ok));
+    assert!(!world.api.permissions().contains("create pods/portforward"), "no way through the API server");
+
+    let service = world.api.service("tgi-set", json!([{ "port": port, "targetPort": port }]));
+    let mut command = world.calibrate();
+    command.args([
         "run",
         "--deployment",
-        "default/tgi",
+        "statefulset/default/tgi-set",
         "--slo",
         "ttft:p95:2s",
-        "--ramp=rate:4x2s",
-        "--out",
-        &other,
+        "--ramp=rate:8x3s",
     ]);
-    let third = third.output().unwrap();
-    assert!(matches!(third.status.code(), Some(0 | 4)), "{}", text(&third));
+    command.args(["--via", "service", "--port", &port.to_string(), "--out", &world.out()]);
+    assert_says(&command.output().unwrap(), 2, &["no Service that selects its pods", "--service"]);
+    world.api.change("services", "tgi-set", |changed| {
+        assert_eq!(changed["spec"], service["spec"]);
+        changed["spec"]["selector"] = json!({ "app": "set" });
+    });
+    assert_says(&command.output().unwrap(), 2, &["cannot be reached from outside of the cluster"]);
+    world.api.change("services", "tgi-set", |changed| {
+        changed["status"]["loadBalancer"] = json!({ "ingress": [{ "ip": "127.0.0.1" }] });
+    });
+    let by_service = run("service", &["--via", "service"]);
+    assert!(by_service.requests.iter().all(RequestOutcome::is_ok));
+    assert_eq!(by_service.info.target.url, format!("http://127.0.0.1:{port}"));
 }

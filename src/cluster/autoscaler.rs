@@ -157,7 +157,7 @@ fn at(object: &Value, path: &[&str]) -> Value {
 
 /// A patch that brings a field from one value to another and sets or removes the annotation, if the object
 /// is still at its version.
-fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Value) -> Value {
+fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Option<String>) -> Value {
     let from = at(object, kind.field());
     let mut patch = json!({
         "metadata": {
@@ -187,16 +187,14 @@ pub(super) async fn pause(
     namespace: &str,
     autoscaler: &Autoscaler,
 ) -> Result<(), ClusterError> {
-    let (kind, original) = (autoscaler.kind, &autoscaler.original);
-    let kept = Value::String(original.to_string());
+    let kind = autoscaler.kind;
     change(cluster, namespace, kind, &autoscaler.name, |object| {
-        // What it is by now is what is put back.
+        // What it is by now is what is put back, unless it is paused already.
         let original = match object["metadata"]["annotations"][ORIGINAL].as_str() {
-            Some(_) => original.clone(),
+            Some(_) => autoscaler.original.clone(),
             None => at(object, kind.field()),
         };
-        let kept = if original == autoscaler.original { kept.clone() } else { original.to_string().into() };
-        Some(patch(kind, object, &kind.paused(&original), kept))
+        Some(patch(kind, object, &kind.paused(&original), Some(original.to_string())))
     })
     .await
     .map(|_| ())
@@ -215,7 +213,7 @@ pub(super) async fn restore(
     let restored = change(cluster, namespace, kind, name, |object| {
         let kept = object["metadata"]["annotations"][ORIGINAL].as_str()?;
         let original = serde_json::from_str(kept).ok()?;
-        Some(patch(kind, object, &original, Value::Null))
+        Some(patch(kind, object, &original, None))
     })
     .await;
     match restored {
@@ -314,12 +312,12 @@ mod tests {
         let original = json!({ "scaleDown": { "stabilizationWindowSeconds": 60, "selectPolicy": "Max" } });
         let object = hpa(&original);
         let paused = AutoscalerKind::Hpa.paused(&original);
-        let there = patch(AutoscalerKind::Hpa, &object, &paused, original.to_string().into());
+        let there = patch(AutoscalerKind::Hpa, &object, &paused, Some(original.to_string()));
         let behavior =
             json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
         assert_eq!(there["spec"]["behavior"], behavior);
         assert_eq!(there["metadata"]["resourceVersion"], "7");
-        let back = patch(AutoscalerKind::Hpa, &hpa(&paused), &original, Value::Null);
+        let back = patch(AutoscalerKind::Hpa, &hpa(&paused), &original, None);
         assert_eq!(
             back["spec"]["behavior"],
             json!({ "scaleDown": { "selectPolicy": "Max" }, "scaleUp": null })

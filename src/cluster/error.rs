@@ -54,7 +54,7 @@ pub enum ClusterError {
     #[error("cannot {asked}: {said} (HTTP {status}); {hint}")]
     Refused {
         /// What was asked.
-        asked: Asked,
+        asked: Box<Asked>,
         /// The HTTP status.
         status: u16,
         /// What the server said.
@@ -66,7 +66,7 @@ pub enum ClusterError {
     #[error("cannot {asked}: {said}; look whether the API server can be reached (kubectl cluster-info)")]
     NoAnswer {
         /// What was asked.
-        asked: Asked,
+        asked: Box<Asked>,
         /// What happened.
         said: String,
     },
@@ -79,6 +79,7 @@ fn listed(names: &[String]) -> String {
 impl ClusterError {
     /// What an error of kube's means for what was asked.
     pub fn of(asked: Asked, error: &kube::Error) -> ClusterError {
+        let asked = Box::new(asked);
         let kube::Error::Api(status) = error else {
             return ClusterError::NoAnswer { asked, said: root_cause(error) };
         };

@@ -295,7 +295,7 @@ async fn renew(
     times: LeaseTimes,
     lost: watch::Sender<Option<String>>,
 ) {
-    let mut last = Timestamp::now();
+    let mut renewed_at = Timestamp::now();
     loop {
         tokio::time::sleep(times.renew).await;
         let patch = json!({ "spec": { "renewTime": micro_time() } });
@@ -303,14 +303,15 @@ async fn renew(
         let reason = match renewed {
             Ok(object) => match Found::of(&object).holder {
                 mine if mine == holder.to_string() => {
-                    last = Timestamp::now();
+                    renewed_at = Timestamp::now();
                     continue;
                 }
                 other => format!("the lease {namespace}/{name} was taken over by {other}"),
             },
             Err(error) if error.is_not_found() => format!("the lease {namespace}/{name} was taken away"),
             Err(error)
-                if last.duration_until(Timestamp::now()).as_secs_f64() > times.duration.as_secs_f64() =>
+                if renewed_at.duration_until(Timestamp::now()).as_secs_f64()
+                    > times.duration.as_secs_f64() =>
             {
                 format!("the lease could not be renewed: {error}")
             }

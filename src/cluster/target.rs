@@ -243,16 +243,7 @@ impl Target {
             _ => &spec["template"],
         };
         let template = pod_template(template).ok_or_else(|| incomplete("pod template"))?;
-        let selector = match name.workload {
-            Workload::LeaderWorkerSet => format!(
-                "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0",
-                name.name
-            ),
-            _ => {
-                let selector = serde_json::from_value(spec["selector"].clone());
-                selector_text(&selector.unwrap_or_default()).ok_or_else(|| incomplete("selector of pods"))?
-            }
-        };
+        let selector = selector_of(name, spec).ok_or_else(|| incomplete("selector of pods"))?;
         let labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
         let containers = template.spec.map(|spec| spec.containers).unwrap_or_default();
         let container = container(&containers, choice.container, &what)?;
@@ -323,6 +314,15 @@ pub fn waiting(pods: &[Pod]) -> String {
 
 fn pod_template(value: &Value) -> Option<PodTemplateSpec> {
     value.is_object().then(|| serde_json::from_value(value.clone()).ok())?
+}
+
+/// What takes the pods that serve: of a LeaderWorkerSet its leaders. `None`: nothing does.
+fn selector_of(name: &TargetName, spec: &Value) -> Option<String> {
+    if name.workload == Workload::LeaderWorkerSet {
+        let labels = "leaderworkerset.sigs.k8s.io";
+        return Some(format!("{labels}/name={},{labels}/worker-index=0", name.name));
+    }
+    selector_text(&serde_json::from_value(spec["selector"].clone()).ok()?)
 }
 
 /// A selector as `kubectl -l` takes it. `None`: it takes everything.
@@ -415,8 +415,8 @@ fn model(container: &Container) -> Option<String> {
         _ => None,
     });
     let variables = container.env.iter().flatten();
-    let by_variable = variables.filter(|variable| VARIABLES.contains(&variable.name.as_str()));
-    by_flag.or_else(|| by_variable.filter_map(|variable| variable.value.clone()).next())
+    let mut by_variable = variables.filter(|variable| VARIABLES.contains(&variable.name.as_str()));
+    by_flag.or_else(|| by_variable.find_map(|variable| variable.value.clone()))
 }
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ fn canonical(holder: &mut Value, field: &str) {
     let Some(slot) = holder.get_mut(field) else { return };
     let text = slot.as_str().map_or_else(|| slot.to_string(), str::to_owned);
     // A whole number, with or without a suffix of thousands, stays as it was written.
-    let huge =
-        text.split_once(['e', 'E']).is_some_and(|(_, power)| power.parse::<i32>().is_ok_and(|p| p > 18));
+    let power = text.split_once(['e', 'E']).and_then(|(_, power)| power.parse::<i32>().ok());
+    let huge = power.is_some_and(|power| !(0..=18).contains(&power));
     if slot.is_string() && !text.contains('.') && !text.ends_with(['m', 'u', 'n']) && !huge {
         *slot = text.trim().into();
         return;

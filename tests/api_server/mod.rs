@@ -71,6 +71,9 @@ struct Hang {
 
 type Hook = Box<dyn FnMut(&Value) -> Option<Value> + Send>;
 
+/// Labels and value of one series.
+pub type Series = (BTreeMap<String, String>, String);
+
 /// Everything that the server knows.
 pub struct ApiState {
     pub store: Store,
@@ -82,7 +85,7 @@ pub struct ApiState {
     /// Values of custom metrics: metric, then pod.
     pub custom: BTreeMap<String, BTreeMap<String, String>>,
     /// Values of external metrics: metric, then labels and value of each series.
-    pub external: BTreeMap<String, Vec<(BTreeMap<String, String>, String)>>,
+    pub external: BTreeMap<String, Vec<Series>>,
     pub adapter_down: bool,
     /// API groups whose CRDs or adapters are not installed.
     pub absent: BTreeSet<String>,
@@ -383,8 +386,8 @@ impl ApiServer {
         let rules = roles.iter().flat_map(|role| {
             let namespace = (role["kind"] == "Role")
                 .then(|| role["metadata"]["namespace"].as_str().unwrap_or("default").to_owned());
-            let rules = role["rules"].as_array().cloned().unwrap_or_default();
-            rules.into_iter().map(move |rule| (namespace.clone(), rule))
+            let own = role["rules"].as_array().cloned().unwrap_or_default();
+            own.into_iter().map(move |rule| (namespace.clone(), rule))
         });
         self.state().rights.only = Some(rules.collect());
     }

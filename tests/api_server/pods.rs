@@ -139,11 +139,11 @@ impl ApiState {
         self.pods_made += 1;
         let number = self.pods_made;
         let suffix = if owner.resource == "deployments" {
-            format!("6bdbbc47f4-{:05}", number)
+            format!("6bdbbc47f4-{number:05}")
         } else {
             let taken =
                 |index: &usize| existing.iter().any(|pod| pod.name == format!("{}-{index}", owner.name));
-            (0..).find(|index| !taken(index)).unwrap_or(0).to_string()
+            (0..=existing.len()).find(|index| !taken(index)).unwrap_or(0).to_string()
         };
         let name = format!("{}-{suffix}", owner.name);
         let key = Key {
