@@ -7,7 +7,7 @@
 //! ```text
 //! scenario -> plan -> drive --+
 //!                   observe --+-> measurement -> record (disk)
-//! record -> measurement -> analyze -> replay -> recommend -> report | manifest
+//! record -> measurement -> analyze -> replay -> recommend -> report | manifest -> cluster
 //!                             ^        ^ hpa
 //!              batching ------+
 //!              batching -> simulator (the same model behind HTTP)
@@ -31,6 +31,7 @@
 //! | [`replay`] | traffic, replicas, metrics on their way and the HPA in a closed loop; its optimum |
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
+//! | [`cluster`] | everything that speaks to the Kubernetes API |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |
 //!
@@ -46,6 +47,7 @@
 pub mod analyze;
 pub mod batching;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod drive;
 pub mod hpa;

@@ -4,8 +4,9 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
+use crate::cluster::TargetName;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
-use crate::measurement::{RequestOutcome, Sample, Series, Source};
+use crate::measurement::{Event, PodStart, RequestOutcome, Sample, Series, Source};
 use crate::plan::RequestSource;
 use crate::recommend::{Assumptions, Demand, LagOrigin, Plan, Recommendation, plan, recommend};
 use crate::record::{self, RecordedRun, RunState};
@@ -148,7 +149,7 @@ pub(super) fn from_run(
         .capacity
         .as_ref()
         .ok()
-        .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis)));
+        .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis, &run.events)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
@@ -179,7 +180,8 @@ pub(super) fn from_run(
 pub(super) fn names_of(run: &RecordedRun, scenario: &Scenario) -> Result<ClusterNames, String> {
     let server = server(run.info.target.kind.as_deref())?;
     let names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
-    Ok(ClusterNames { gpu_metric: gpu_metric(&run.samples), ..names })
+    let scaled = scaled(scenario).unwrap_or_else(|| names.scaled.clone());
+    Ok(ClusterNames { gpu_metric: gpu_metric(&run.samples), scaled, ..names })
 }
 
 /// What a record holds, for the analysis.
@@ -193,8 +195,16 @@ fn measured<'a>(run: &'a RecordedRun, scenario: &Scenario) -> Measured<'a> {
     }
 }
 
+/// API version and kind of the workload that was calibrated, where it was one in a cluster.
+fn scaled(scenario: &Scenario) -> Option<(String, String)> {
+    let name: TargetName = scenario.workload.deployment.as_ref()?.parse().ok()?;
+    let kind = name.workload.kind();
+    Some((kind.api_version(), kind.kind.to_owned()))
+}
+
 /// The control loop as the scenario describes it.
-pub(super) fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
+pub(super) fn assumptions(scenario: &Scenario, analysis: &Analysis, events: &[Event]) -> Assumptions {
+    let (startup, startup_origin) = startup(scenario, events);
     let measured = analysis.lags.iter().map(|lag| lag.age.lag).max_by(|a, b| a.0.total_cmp(&b.0));
     let (lag, lag_origin) = match (scenario.lag, measured) {
         (Some(given), _) => (given, LagOrigin::Given),
@@ -205,8 +215,29 @@ pub(super) fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptio
         tolerance: scenario.tolerance,
         lag,
         lag_origin,
-        startup: scenario.startup,
+        startup,
+        startup_origin,
         growth: scenario.growth,
+    }
+}
+
+/// How long a replica takes to start: as given, else that of the slowest pod of the run, else assumed.
+pub(super) fn startup(scenario: &Scenario, events: &[Event]) -> (Seconds, LagOrigin) {
+    let pods = || {
+        events.iter().filter_map(|event| match event {
+            Event::PodStarted { start, .. } => Some(start),
+            _ => None,
+        })
+    };
+    // A pod that was ready long ago may have been so more than once.
+    let sound = |time: &Seconds| (0.0..=3600.0).contains(&time.0);
+    let slowest = |times: Vec<Seconds>| times.into_iter().filter(sound).max_by(|a, b| a.0.total_cmp(&b.0));
+    let served = slowest(pods().filter_map(|start| start.first_completion).collect());
+    let measured = served.or_else(|| slowest(pods().filter_map(PodStart::whole).collect()));
+    match (scenario.startup, measured) {
+        (Some(given), _) => (given, LagOrigin::Given),
+        (None, Some(measured)) => (measured, LagOrigin::Measured),
+        (None, None) => (Assumptions::STARTUP, LagOrigin::Assumed),
     }
 }
 
@@ -268,6 +299,7 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
     let given = given.clone();
     ClusterNames {
         deployment: given.deployment.unwrap_or(page.deployment),
+        scaled: page.scaled,
         hpa_name: given.hpa_name,
         namespace: given.namespace.unwrap_or(page.namespace),
         app: given.app.unwrap_or(page.app),

@@ -124,7 +124,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let learn = || replica::of_run(&run, &scenario, &derived.analysis);
     let replica =
         console.during("playing the replica to learn how it drains", learn).or_exit(Exit::Invalid)?;
-    let assumptions = derive::assumptions(&scenario, &derived.analysis);
+    let assumptions = derive::assumptions(&scenario, &derived.analysis, &run.events);
     let conditions = arguments.cluster.conditions(&assumptions, &scenario);
     let stage = stage(arguments, &scenario, replica, (traffic, remarks), range, conditions);
     candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);
