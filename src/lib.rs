@@ -7,7 +7,7 @@
 //! ```text
 //! scenario -> plan -> drive --+
 //!                   observe --+-> measurement -> record (disk)
-//! record -> measurement -> analyze -> replay -> recommend -> report | manifest
+//! record -> measurement -> analyze -> replay -> recommend -> report | manifest -> cluster
 //!                             ^        ^ hpa
 //!              batching ------+
 //!              batching -> simulator (the same model behind HTTP)
@@ -32,6 +32,7 @@
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
+//! | [`cluster`] | what speaks to the Kubernetes API: objects, permissions, apply and its undoing |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |
 //!
 //! # Invariants
@@ -46,6 +47,7 @@
 pub mod analyze;
 pub mod batching;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod drive;
 pub mod hpa;

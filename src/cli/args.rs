@@ -1,10 +1,12 @@
 //! The command line.
 
+use crate::commands::apply::ApplyArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
 use crate::commands::manifests::ManifestsArgs;
+use crate::commands::rollback::RollbackArgs;
 use crate::commands::simulate::SimulateArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
@@ -86,6 +88,10 @@ pub enum Command {
     Lint(LintArgs),
     /// Write the manifests, dashboards and setup steps for a cluster, with or without a run
     Manifests(Box<ManifestsArgs>),
+    /// Apply the HPA of a run to its cluster: dry run, diff, server-side apply, until it scales
+    Apply(ApplyArgs),
+    /// Put back what was there before an apply
+    Rollback(RollbackArgs),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
@@ -175,7 +181,7 @@ pub struct LoopArgs {
 }
 
 /// A metric by its name.
-fn signal(text: &str) -> Result<Signal, String> {
+pub(crate) fn signal(text: &str) -> Result<Signal, String> {
     let names = || Signal::ALL.into_iter().map(Signal::slug);
     Signal::ALL
         .into_iter()

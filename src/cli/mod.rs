@@ -10,4 +10,5 @@ mod exit_code;
 pub use args::{
     BenchArgs, BenchRole, Cli, Command, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs,
 };
+pub(crate) use args::signal;
 pub use exit_code::{Exit, Failure, OrExit};
