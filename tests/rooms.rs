@@ -22,7 +22,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("recommend", &["analyze", "hpa", "replay", "units"]),
     ("manifest", &["recommend", "units"]),
     ("report", &["analyze", "hpa", "measurement", "recommend", "replay", "units"]),
-    ("cluster", &["manifest", "observe", "units"]),
+    // What happens to pods is measured, and goes into the record as an event.
+    ("cluster", &["manifest", "measurement", "observe", "units"]),
     ("simulator", &["batching", "units"]),
     ("study", &["analyze", "batching", "measurement", "plan", "scenario", "units"]),
 ];

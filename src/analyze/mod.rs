@@ -18,6 +18,7 @@ mod types;
 mod validity;
 
 pub use server_model::Known;
+pub use slo::breaks;
 pub(crate) use surface::isotonic;
 pub use surface::{Curve, Origin, Surface};
 pub use types::*;
@@ -67,6 +68,11 @@ pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
         capacity,
         steps,
     }
+}
+
+/// Whether the client was on time and not its own bottleneck, whatever became of the servers.
+pub fn client_validity(measured: &Measured, slos: &[Slo]) -> Validity {
+    validity::judge_client(measured, &analyze_steps(measured, slos), slos)
 }
 
 /// The steps alone.

@@ -8,6 +8,7 @@ use crate::commands::lint::LintArgs;
 use crate::commands::manifests::ManifestsArgs;
 use crate::commands::rollback::RollbackArgs;
 use crate::commands::simulate::SimulateArgs;
+use crate::commands::verify::VerifyArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
 use crate::units::{Seconds, Signal, Slo};
@@ -92,6 +93,8 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Put back what was there before an apply
     Rollback(RollbackArgs),
+    /// Send traffic at the autoscaled deployment and hold what happens against the prediction
+    Verify(Box<VerifyArgs>),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client

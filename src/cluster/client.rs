@@ -45,6 +45,11 @@ impl Kind {
         }
     }
 
+    /// A new object without anything but its name.
+    pub fn object(self, name: &str) -> DynamicObject {
+        DynamicObject::new(name, &self.resource())
+    }
+
     /// What is asked of one of them, or of all of them in a namespace.
     pub fn asked(self, verb: &'static str, namespace: &str, name: Option<&str>) -> Asked {
         Asked {
@@ -216,6 +221,27 @@ impl Cluster {
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let object = self.api(kind, namespace).patch(name, &parameters, &Patch::Merge(patch)).await;
         object.map_err(|error| ClusterError::of(kind.asked("patch", namespace, Some(name)), &error))
+    }
+
+    /// Sets the replicas of a workload.
+    ///
+    /// # Errors
+    /// It is not there or must not be scaled.
+    pub async fn scale(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        replicas: u32,
+    ) -> Result<(), ClusterError> {
+        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(serde_json::json!({ "spec": { "replicas": replicas } }));
+        let scaled = self.api(kind, namespace).patch_scale(name, &parameters, &patch).await;
+        scaled.map(|_| ()).map_err(|error| {
+            let mut asked = kind.asked("patch", namespace, Some(name));
+            asked.resource.push_str("/scale");
+            ClusterError::of(asked, &error)
+        })
     }
 
     /// Makes an object.

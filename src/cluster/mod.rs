@@ -13,11 +13,14 @@ mod compare;
 mod conflict;
 mod diff;
 mod error;
+mod forward;
 mod metric;
 mod owner;
+pub mod pods;
 mod permissions;
 mod rbac;
 mod standing;
+mod target;
 mod words;
 mod write;
 
@@ -27,11 +30,13 @@ pub use compare::{Difference, differences, without_tolerance};
 pub use conflict::{Conflict, conflicts, in_words};
 pub use diff::{unified, without_noise};
 pub use error::{Asked, ClusterError};
+pub use forward::{Forwarder, Way};
 pub use metric::{HpaMetric, Seen, selector};
 pub use owner::{Owner, owner};
 pub use permissions::{Rule, Task, denied, rules};
 pub use rbac::{SERVICE_ACCOUNT, rbac_files};
 pub use standing::{Standing, limited, standing};
+pub use target::{Choice, Port, Target, TargetError, TargetName, Workload, waiting};
 pub use write::{ApplyMode, as_json, scaled_kind};
 
 /// Who changes fields, in managed fields.

@@ -56,6 +56,32 @@ pub struct ApplyArgs {
     pub cluster: ClusterArgs,
 }
 
+/// Where an HPA is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// The HPA of a run: the one that was applied, else that of the recommended manifest; or another by its name.
+pub(super) fn named_hpa(run: &Path, name: Option<&str>) -> Result<Place, Failure> {
+    let place = match super::applied_files::newest(run).or_exit(Exit::Usage)? {
+        Some((_, applied)) => Place { namespace: applied.namespace, name: applied.name },
+        None => {
+            let object = chosen::chosen(run, None)?.object;
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+            Place {
+                namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),
+                name: text("/metadata/name").unwrap_or_default(),
+            }
+        }
+    };
+    Ok(match name {
+        Some(name) => Place { name: name.to_owned(), ..place },
+        None => place,
+    })
+}
+
 /// What came of it.
 #[derive(Default)]
 struct Outcome {

@@ -42,12 +42,11 @@ impl fmt::Display for Target {
 impl Target {
     /// The place of an HPA, named to the user before anything else happens.
     pub(super) async fn of(hpa: &Value, arguments: &ClusterArgs, console: Console) -> Result<Target, Failure> {
-        let cluster = cluster::connect(arguments.context.as_deref()).await.or_exit(Exit::Failed)?;
+        let cluster = context_of(arguments.context.as_deref(), console).await?;
         let text = |pointer: &str, otherwise: &str| {
             hpa.pointer(pointer).and_then(Value::as_str).unwrap_or(otherwise).to_owned()
         };
         let (namespace, name) = (text("/metadata/namespace", "default"), text("/metadata/name", ""));
-        console.note(&format!("cluster   {}", cluster.identity()));
         console.note(&format!("object    HorizontalPodAutoscaler {namespace}/{name}"));
         Ok(Target { cluster, namespace, name })
     }
@@ -77,6 +76,13 @@ impl Target {
             .or_exit(Exit::Usage),
         }
     }
+}
+
+/// The cluster of a context, named to the user before anything else happens.
+pub(super) async fn context_of(context: Option<&str>, console: Console) -> Result<Cluster, Failure> {
+    let cluster = cluster::connect(context).await.or_exit(Exit::Failed)?;
+    console.note(&format!("cluster   {}", cluster.identity()));
+    Ok(cluster)
 }
 
 /// Whether this user may do all that the task takes, before any of it is done.

@@ -23,6 +23,8 @@ pub(super) struct Derived {
     facts: RunFacts,
     manifests: Vec<(String, String)>,
     left_out: Vec<LeftOut>,
+    /// The names in the manifests, or why there are none.
+    names: Result<ClusterNames, String>,
     /// What `simulate` left in the directory.
     simulation: Option<String>,
 }
@@ -117,22 +119,24 @@ pub(super) fn from_run(
         .ok()
         .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
+    let names = server(run.info.target.kind.as_deref()).map(|server| ClusterNames {
+        gpu_metric: gpu_metric(&run.samples),
+        ..names_for(server, &scenario.cluster, scenario.gpus_per_replica)
+    });
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
             recommendation.prefer(metric);
         }
-        match server(run.info.target.kind.as_deref()) {
-            Ok(server) => {
-                let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
-                names.gpu_metric = gpu_metric(&run.samples);
-                recommendation.warnings.extend(manifest::warnings(recommendation, &names));
+        match &names {
+            Ok(names) => {
+                recommendation.warnings.extend(manifest::warnings(recommendation, names));
                 let simulated = run.info.target.simulated;
                 let provenance = Provenance { lines: provenance(run, &analysis), simulated };
-                let all = manifest::render_all(recommendation, &names, &provenance)?;
+                let all = manifest::render_all(recommendation, names, &provenance)?;
                 manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
                 left_out = all.left_out;
             }
-            Err(reason) => recommendation.warnings.push(reason),
+            Err(reason) => recommendation.warnings.push(reason.clone()),
         }
     }
     Ok(Derived {
@@ -141,6 +145,7 @@ pub(super) fn from_run(
         recommendation,
         manifests,
         left_out,
+        names,
         simulation: None,
     })
 }
@@ -338,6 +343,11 @@ impl Derived {
     pub(super) fn show_result(&self, directory: &Path, console: Console) {
         console.summary(&report::terminal_summary(&self.input(), console.colour()));
         self.show_document(directory, console);
+    }
+
+    /// The names in the manifests.
+    pub(super) fn names(&self) -> anyhow::Result<ClusterNames> {
+        self.names.clone().map_err(anyhow::Error::msg)
     }
 
     /// The manifests; `None` where nothing is recommended.

@@ -20,6 +20,7 @@ mod sim;
 pub mod simulate;
 mod sources;
 mod study;
+pub mod verify;
 
 use crate::cli::console::Console;
 use crate::cli::{Cli, Command, Exit, Failure};
@@ -40,6 +41,7 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Manifests(arguments) => manifests::manifests(*arguments, console),
         Command::Apply(arguments) => apply::apply(&arguments, console),
         Command::Rollback(arguments) => rollback::rollback(&arguments, console),
+        Command::Verify(arguments) => verify::verify(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
         Command::Study(arguments) => study::study(&arguments, console),

@@ -23,6 +23,7 @@ pub(crate) use live::Live;
 use anyhow::anyhow;
 use resume::Earlier;
 use setup::Setup;
+pub(super) use signals::listen;
 pub(super) use setup::{reach, sources_of, start_server};
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,13 +66,13 @@ pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure>
 }
 
 /// How the load came to its end.
-enum Ended {
+pub(super) enum Ended {
     Complete,
     Interrupted,
     Failed(String),
 }
 
-async fn measure(
+pub(super) async fn measure(
     scenario: Scenario,
     earlier: Option<Earlier>,
     console: Console,

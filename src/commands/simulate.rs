@@ -1,8 +1,8 @@
 //! `calibrate simulate`: traffic through a measured replica and the HPA, candidates beside each other.
 
-mod hpa_file;
-mod replica;
-mod traffic_file;
+pub(super) mod hpa_file;
+pub(super) mod replica;
+pub(super) mod traffic_file;
 
 use super::derive;
 use crate::cli::console::{Console, Progress};
@@ -350,7 +350,7 @@ fn stage(
 }
 
 /// The smallest share that a percentile of the SLO leaves.
-fn goal(slos: &[Slo]) -> f64 {
+pub(super) fn goal(slos: &[Slo]) -> f64 {
     let left = slos.iter().filter_map(|slo| match slo.stat {
         Stat::Percentile(percent) => Some(1.0 - percent / 100.0),
         Stat::Mean | Stat::Rate => None,

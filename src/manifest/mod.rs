@@ -9,6 +9,7 @@ mod cloud_monitoring;
 mod dashboard;
 mod grafana;
 mod hpa;
+mod job;
 mod keda;
 mod names;
 mod pod_monitoring;
@@ -22,6 +23,7 @@ mod yaml;
 
 pub use autoscaling_metric::{AutoscalingMetric, autoscaling_metric};
 pub use hpa::{Adapter, hpa};
+pub use job::job;
 pub use keda::{ScaledObject, TriggerAuthentication, scaled_object, trigger_authentication};
 pub use names::{ClusterNames, NamesError};
 pub use pod_monitoring::{PodMonitoring, pod_monitoring_dcgm, pod_monitoring_server};

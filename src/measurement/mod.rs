@@ -5,10 +5,12 @@
 
 mod clock;
 mod outcome;
+mod pod;
 mod sample;
 
 pub use clock::RunClock;
 pub use outcome::{FailureKind, Phase, RequestOutcome};
+pub use pod::{PodChange, PodStart};
 pub use sample::{Sample, Series, Source};
 
 pub use crate::units::Load;
@@ -105,6 +107,22 @@ pub enum Event {
         cpu: f64,
         /// Wall clock minus run clock; it changes when the wall clock is set.
         wall_offset: Seconds,
+    },
+    /// A pod of the target is not what it was.
+    PodChanged {
+        /// When it was seen.
+        time: Seconds,
+        /// Its name.
+        pod: String,
+        /// How.
+        change: PodChange,
+    },
+    /// How long a pod of the target took to start.
+    PodStarted {
+        /// When that was known.
+        time: Seconds,
+        /// How long.
+        start: PodStart,
     },
     /// A run that had ended early went on.
     Resumed {

@@ -91,6 +91,8 @@ impl Shift {
             Event::ScrapeFailed { time, .. }
             | Event::Decision { time, .. }
             | Event::PoolExhausted { time, .. }
+            | Event::PodChanged { time, .. }
+            | Event::PodStarted { time, .. }
             | Event::Resumed { time }
             | Event::Remark { time, .. } => *time = *time + self.time,
         }
