@@ -104,6 +104,15 @@ impl ClusterError {
         self.status() == Some(404)
     }
 
+    /// Whether it may go well when it is tried again.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            ClusterError::NoAnswer { .. } => true,
+            ClusterError::Refused { status, .. } => *status == 409 || *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     /// Fields that belong to somebody else, where that is why.
     pub fn conflicts(&self) -> &[Conflict] {
         match self {

@@ -90,7 +90,7 @@ impl Forwarder {
         backends.retain(|backend| pods.iter().any(|pod| pod.name == backend.name));
         for pod in pods {
             if !backends.iter().any(|backend| backend.name == pod.name) {
-                // A newcomer has had no turns; counted from 0 it would get them all.
+                // Counted from 0, a newcomer would get all turns.
                 let turns = backends.iter().map(|backend| backend.turns).max().unwrap_or(0);
                 backends.push(Backend { name: pod.name.clone(), ip: pod.ip.clone(), open: 0, turns });
             }
@@ -137,7 +137,8 @@ impl Shared {
 
     fn give_back(&self, pod: &str) {
         if let Some(backend) = self.backends().iter_mut().find(|backend| backend.name == pod) {
-            backend.open -= 1;
+            // One that was left out and came back has forgotten its old connections.
+            backend.open = backend.open.saturating_sub(1);
         }
     }
 

@@ -3,11 +3,19 @@
 use super::client::Cluster;
 use super::error::ClusterError;
 use super::kinds;
-use crate::measurement::{PodChange, PodStart};
+use super::target::Target;
+use crate::measurement::{Event, PodChange, PodStart, RunClock};
+use crate::observe::Sink;
 use crate::units::Seconds;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
+
+/// Time between two looks at the pods.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// A pod as far as it matters here.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,6 +142,32 @@ pub fn changes(before: &[Pod], after: &[Pod]) -> Vec<(String, PodChange)> {
     let came = new.iter().filter(|(uid, _)| !old.contains_key(*uid));
     found.extend(came.map(|(_, pod)| (pod.name.clone(), PodChange::Came)));
     found
+}
+
+/// Looks at the pods of a target again and again, and tells `sink` what changed since `before`, and
+/// `not_any_more` the names of those that no request should go to. Ends when it is dropped.
+pub async fn watch(
+    cluster: Cluster,
+    target: Target,
+    mut before: Vec<Pod>,
+    clock: RunClock,
+    sink: Arc<dyn Sink>,
+    not_any_more: impl Fn(&str) + Send,
+) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        // What cannot be seen now is seen the next time.
+        let Ok(after) = target.pods(&cluster).await else { continue };
+        for (pod, change) in changes(&before, &after) {
+            if change == PodChange::Gone {
+                not_any_more(&pod);
+            }
+            sink.event(Event::PodChanged { time: clock.now(), pod, change });
+        }
+        before = after;
+    }
 }
 
 #[cfg(test)]

@@ -115,6 +115,8 @@ pub struct Target {
     pub selector: String,
     /// A label that all its pods have: `app` where there is one.
     pub label: Option<(String, String)>,
+    /// The labels of its pods.
+    pub labels: BTreeMap<String, String>,
     /// The container that serves.
     pub container: String,
     /// Where it serves.
@@ -185,6 +187,14 @@ pub enum TargetError {
         /// Its ports.
         found: String,
     },
+    /// No Service leads to the pods, or several do.
+    #[error("{what} has {found}; name one with --service, or use --via port-forward")]
+    Service {
+        /// The object.
+        what: String,
+        /// What there is.
+        found: String,
+    },
     /// No pod serves.
     #[error("{what} has no ready pod: {why}; wait until it serves (kubectl get pods -l {selector})")]
     NoReadyPod {
@@ -249,6 +259,7 @@ impl Target {
             name: name.name.clone(),
             replicas: spec["replicas"].as_u64().unwrap_or(1) as u32,
             label: label(&labels, &selector),
+            labels,
             port: port(container, choice.port, &what)?,
             container: container.name.clone(),
             model: model(container),

@@ -5,13 +5,13 @@ use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
-use crate::measurement::{Sample, Series, Source};
+use crate::measurement::{Event, PodStart, Sample, Series, Source};
 use crate::plan::RequestSource;
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, recommend};
 use crate::record::{self, RecordedRun, RunState};
 use crate::report::{self, ReportInput, RunFacts};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings};
-use crate::units::{Replicas, Signal};
+use crate::units::{Replicas, Seconds, Signal};
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ pub(super) fn from_run(
         .capacity
         .as_ref()
         .ok()
-        .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis)));
+        .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis, &run.events)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
     let names = server(run.info.target.kind.as_deref()).map(|server| ClusterNames {
         gpu_metric: gpu_metric(&run.samples),
@@ -151,7 +151,8 @@ pub(super) fn from_run(
 }
 
 /// The control loop as the scenario describes it.
-fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
+fn assumptions(scenario: &Scenario, analysis: &Analysis, events: &[Event]) -> Assumptions {
+    let (startup, startup_origin) = startup(scenario, events);
     let measured = analysis.lags.iter().map(|lag| lag.age.lag).max_by(|a, b| a.0.total_cmp(&b.0));
     let (lag, lag_origin) = match (scenario.lag, measured) {
         (Some(given), _) => (given, LagOrigin::Given),
@@ -162,8 +163,29 @@ fn assumptions(scenario: &Scenario, analysis: &Analysis) -> Assumptions {
         tolerance: scenario.tolerance,
         lag,
         lag_origin,
-        startup: scenario.startup,
+        startup,
+        startup_origin,
         growth: scenario.growth,
+    }
+}
+
+/// How long a replica takes to start: as given, else that of the slowest pod of the run, else assumed.
+pub(super) fn startup(scenario: &Scenario, events: &[Event]) -> (Seconds, LagOrigin) {
+    let pods = || {
+        events.iter().filter_map(|event| match event {
+            Event::PodStarted { start, .. } => Some(start),
+            _ => None,
+        })
+    };
+    // A pod that was ready long ago may have been so more than once.
+    let sound = |time: &Seconds| (0.0..=3600.0).contains(&time.0);
+    let slowest = |times: Vec<Seconds>| times.into_iter().filter(sound).max_by(|a, b| a.0.total_cmp(&b.0));
+    let served = slowest(pods().filter_map(|start| start.first_completion).collect());
+    let measured = served.or_else(|| slowest(pods().filter_map(PodStart::whole).collect()));
+    match (scenario.startup, measured) {
+        (Some(given), _) => (given, LagOrigin::Given),
+        (None, Some(measured)) => (measured, LagOrigin::Measured),
+        (None, None) => (Assumptions::STARTUP, LagOrigin::Assumed),
     }
 }
 

@@ -213,6 +213,7 @@ fn recommendation(given: &[GivenTarget], tolerance: f64) -> anyhow::Result<Recom
         lag: Seconds::ZERO,
         lag_origin: LagOrigin::Given,
         startup: Seconds::ZERO,
+        startup_origin: LagOrigin::Given,
         growth: 0.0,
     };
     Ok(Recommendation {

@@ -8,7 +8,7 @@ use super::derive;
 use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, LoopArgs, OrExit};
 use crate::hpa::{Generation, Range, Tolerances};
-use crate::recommend::Recommendation;
+use crate::recommend::{Assumptions, Recommendation};
 use crate::record::{self, RecordedRun};
 use crate::replay::{
     Autoscaler, Candidate, Capacities, Conditions, Draw, Optimum, Outcome, Pipeline, Played, Search, StartUp,
@@ -180,7 +180,7 @@ impl ClusterArgs {
         Conditions {
             pipeline: Pipeline { scrape: self.scrape, ingest: self.lag, ..Pipeline::default() },
             start_up: StartUp {
-                mean: self.startup.unwrap_or(scenario.startup),
+                mean: self.startup.or(scenario.startup).unwrap_or(Assumptions::STARTUP),
                 spread: self.startup_spread,
                 ..StartUp::default()
             },
@@ -285,6 +285,8 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
     let derived = derive::from_run(&run, &scenario, None).or_exit(Exit::Usage)?;
+    let startup = Some(derive::startup(&scenario, &run.events).0);
+    let scenario = Scenario { startup, ..scenario };
     let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
     let stage = stage(arguments, &scenario, replica, (traffic, remarks), range);
     candidates.extend(targets(arguments, &stage, derived.recommendation.as_ref()).or_exit(Exit::Usage)?);

@@ -229,7 +229,8 @@ impl Sources<'_> {
                 ));
             }
         };
-        Ok(ApiMetric { series, name, selector: format!("app={}", names.app) })
+        let (label, value) = names.label();
+        Ok(ApiMetric { series, name, selector: format!("{label}={value}") })
     }
 }
 

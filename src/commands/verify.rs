@@ -20,7 +20,7 @@ use crate::record::{self, RecordedRun};
 use crate::replay::{
     Capacities, Conditions, Look, Pipeline, Predicted, Seen, StartUp, TrafficSpec, Verified, World, held_out,
 };
-use crate::scenario::{RampSpec, Scenario, Settings, SourceSettings};
+use crate::scenario::{RampSpec, Scenario, Settings, SourceSettings, WorkloadSettings};
 use crate::units::{Replicas, Seconds};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -218,6 +218,7 @@ fn scenario(
         gpu_metrics_url: None,
         replicas: None,
         sources: SourceSettings::default(),
+        workload: WorkloadSettings::default(),
         i_own_this_target: Some(arguments.i_own_this_target),
         out: Some(directory.to_owned()),
         ..settings
@@ -283,9 +284,10 @@ fn predict(
     let derived = derive::from_run(run, scenario, None)?;
     let replica = replica::of_run(run, scenario, &derived.analysis)?;
     let capacities = Capacities::of(&replica.plant, goal, scaler.settings.range);
+    let startup = arguments.startup.unwrap_or_else(|| derive::startup(scenario, &run.events).0);
     let conditions = Conditions {
         pipeline: Pipeline { scrape: arguments.scrape, ingest: arguments.lag, ..Pipeline::default() },
-        start_up: StartUp { mean: arguments.startup.unwrap_or(scenario.startup), ..StartUp::default() },
+        start_up: StartUp { mean: startup, ..StartUp::default() },
         gpus_per_replica: scenario.gpus_per_replica,
         ..Conditions::default()
     };

@@ -107,7 +107,8 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
     let port = names.port_number().ok_or_else(|| {
         format!("it needs the port's number: write --metrics-port {}:NUMBER", names.metrics_port)
     })?;
-    let app = BTreeMap::from([("app".to_owned(), names.app.clone())]);
+    let (label, value) = names.label();
+    let app = BTreeMap::from([(label.to_owned(), value.to_owned())]);
     Ok(AutoscalingMetric {
         api_version: "autoscaling.gke.io/v1beta1".to_owned(),
         kind: "AutoscalingMetric".to_owned(),

@@ -11,7 +11,7 @@ pub struct ClusterNames {
     pub hpa_name: Option<String>,
     /// Its namespace.
     pub namespace: String,
-    /// Value of its pods' label `app`.
+    /// Value of its pods' label `app`, or another label as `LABEL=VALUE`.
     pub app: String,
     /// The container that serves the model.
     pub container: String,
@@ -94,6 +94,11 @@ impl ClusterNames {
         version.is_some_and(|minor| minor >= NEWER)
     }
 
+    /// The label that its pods are found by.
+    pub fn label(&self) -> (&str, &str) {
+        self.app.split_once('=').unwrap_or(("app", &self.app))
+    }
+
     /// The name of the metrics' port, where it is known by one.
     pub(super) fn port_name(&self) -> Option<&str> {
         let name = self.metrics_port.split(':').next().unwrap_or_default();
@@ -131,11 +136,12 @@ impl ClusterNames {
         check(is_dns(hpa_name, 253, true), "hpa-name", &hpa_name, SUBDOMAIN)?;
         check(is_dns(&self.namespace, 63, false), "namespace", &self.namespace, LABEL)?;
         check(is_dns(&self.container, 63, false), "container", &self.container, LABEL)?;
+        let (label, value) = self.label();
         check(
-            is_label_value(&self.app),
+            is_label(label) && is_label_value(value),
             "app",
             &self.app,
-            "a label value: at most 63 letters, digits, '-', '_' and '.'",
+            "a label value: at most 63 letters, digits, '-', '_' and '.', or LABEL=VALUE",
         )?;
         check(
             is_port(&self.metrics_port),
@@ -204,6 +210,14 @@ fn is_dns(name: &str, most: usize, dots: bool) -> bool {
             && !label.ends_with('-')
     };
     name.len() <= most && labels.iter().all(label)
+}
+
+/// The key of a label: a name, or a DNS subdomain, '/' and a name.
+fn is_label(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => is_dns(prefix, 253, true) && is_label_value(name),
+        None => is_label_value(key),
+    }
 }
 
 fn is_label_value(value: &str) -> bool {

@@ -99,7 +99,7 @@ pub fn pod_monitoring_server(names: &ClusterNames) -> PodMonitoring {
         interval: INTERVAL.to_owned(),
         metric_relabeling: Vec::new(),
     };
-    pod_monitoring(metadata, ("app", &names.app), endpoint)
+    pod_monitoring(metadata, names.label(), endpoint)
 }
 
 /// Scrapes GPU utilization. The page's `keep` has no regex and so keeps, and bills, everything;

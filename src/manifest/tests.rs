@@ -29,6 +29,7 @@ fn assumptions(tolerance: f64) -> Assumptions {
         lag: Seconds(30.0),
         lag_origin: crate::recommend::LagOrigin::Assumed,
         startup: Seconds(120.0),
+        startup_origin: crate::recommend::LagOrigin::Assumed,
         growth: 0.1,
     }
 }

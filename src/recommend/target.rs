@@ -151,11 +151,12 @@ fn terms(
         term(
             "reaction time: lag + half a sync + start-up",
             format!(
-                "{} ({}) + {} + {} = {}",
+                "{} ({}) + {} + {} ({}) = {}",
                 assumptions.lag,
                 assumptions.lag_origin.word(),
                 Assumptions::HALF_SYNC,
                 assumptions.startup,
+                assumptions.startup_origin.word(),
                 assumptions.reaction()
             ),
         ),

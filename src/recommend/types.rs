@@ -14,17 +14,19 @@ pub struct Assumptions {
     pub lag_origin: LagOrigin,
     /// From the decision to scale up until the new replica serves.
     pub startup: Seconds,
+    /// Where that time is from.
+    pub startup_origin: LagOrigin,
     /// Growth of the load to survive, as a fraction per minute.
     pub growth: f64,
 }
 
-/// Where the delay of a metric is from.
+/// Where the delay of a metric, or the start-up time of a replica, is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LagOrigin {
     /// The user said it.
     Given,
-    /// The metrics APIs were read beside the server, and ran behind it by so much.
+    /// The metrics APIs were read beside the server and ran behind it by so much, or pods were seen to start.
     Measured,
     /// Nobody knows: a scrape every 15 s, ingestion and an adapter make about as much.
     Assumed,
@@ -44,6 +46,9 @@ impl LagOrigin {
 impl Assumptions {
     /// What is assumed where nobody says and nothing was measured.
     pub const LAG: Seconds = Seconds(30.0);
+
+    /// The same for a replica's start: a node that is there, an image that is not, a model of a few GiB.
+    pub const STARTUP: Seconds = Seconds(120.0);
 
     /// Half of the controller's sync period of 15 s: how long a metric waits for it on average.
     pub const HALF_SYNC: Seconds = Seconds(7.5);

@@ -18,6 +18,10 @@ pub use together::together;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// The file that says what a run changed in a cluster, and whether it was put back. It is there before the
+/// run is.
+pub const CLUSTER_CHANGES: &str = "cluster.json";
+
 /// Why a run directory cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {

@@ -87,7 +87,11 @@ impl Recorder {
     pub fn create(directory: &Path, info: RunInfo) -> Result<Recorder, RecordError> {
         std::fs::create_dir_all(directory).map_err(RecordError::disk("create", directory))?;
         let mut entries = std::fs::read_dir(directory).map_err(RecordError::disk("read", directory))?;
-        if entries.next().is_some() {
+        // What is changed in a cluster is written down before anything else.
+        let other = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|entry| entry.file_name() != super::CLUSTER_CHANGES)
+        };
+        if entries.any(other) {
             return Err(RecordError::NotEmpty(directory.to_owned()));
         }
         std::fs::create_dir(directory.join("latency")).map_err(RecordError::disk("create", directory))?;

@@ -132,6 +132,7 @@ fn recommendation() -> Recommendation {
             lag: Seconds(30.0),
             lag_origin: crate::recommend::LagOrigin::Assumed,
             startup: Seconds(120.0),
+            startup_origin: crate::recommend::LagOrigin::Assumed,
             growth: 0.1,
         },
         advice: vec![Advice {

@@ -19,7 +19,7 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Value of the pods' label `app` [default: gemma-server]
+    /// Value of the pods' label `app`, or another label as LABEL=VALUE [default: gemma-server]
     #[arg(long, value_name = "LABEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,

@@ -11,6 +11,7 @@ mod secret;
 mod settings;
 mod sizes;
 mod sources;
+mod workload;
 
 pub use cluster::ClusterSettings;
 pub use file::{ScenarioError, read_settings};
@@ -19,3 +20,4 @@ pub use secret::{HeaderSpec, SecretSource};
 pub use settings::{Api, Arrivals, Scenario, Settings};
 pub use sizes::SizeSpec;
 pub use sources::SourceSettings;
+pub use workload::{Via, WorkloadSettings};

@@ -1,6 +1,8 @@
 //! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
 
-use super::{ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings};
+use super::{
+    ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings, WorkloadSettings,
+};
 use crate::units::{Seconds, Slo, SloMetric};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::path::PathBuf;
@@ -45,6 +47,10 @@ macro_rules! settings {
             #[command(flatten)]
             #[serde(default, skip_serializing_if = "SourceSettings::is_default")]
             pub sources: SourceSettings,
+            /// The workload in a cluster.
+            #[command(flatten)]
+            #[serde(default, skip_serializing_if = "WorkloadSettings::is_default")]
+            pub workload: WorkloadSettings,
         }
 
         impl Settings {
@@ -54,6 +60,7 @@ macro_rules! settings {
                     $($field: self.$field.or(below.$field),)+
                     cluster: self.cluster.over(below.cluster),
                     sources: self.sources.over(below.sources),
+                    workload: self.workload.over(below.workload),
                 }
             }
         }
@@ -151,7 +158,7 @@ settings! {
     /// Address of a DCGM exporter's /metrics (repeatable, one per replica)
     #[arg(long, value_name = "URL", action = clap::ArgAction::Append, help_heading = "Metrics")]
     gpu_metrics_url: Vec<String>,
-    /// Replicas behind the target [default: one per --metrics-url]
+    /// Replicas behind the target [default: one per --metrics-url]; with --deployment it is scaled to so many for the run [default: as it is]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Metrics")]
     replicas: u32,
     /// GPUs of each replica [default: 1]
@@ -164,7 +171,7 @@ settings! {
     #[arg(long, value_name = "TIME", help_heading = "Judgement")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     lag: Seconds,
-    /// Time from the decision to scale up until the new replica serves [default: 120s]
+    /// Time from the decision to scale up until the new replica serves [default: as measured with --deployment, else 120s]
     #[arg(long, value_name = "TIME", help_heading = "Judgement")]
     #[serde(deserialize_with = "duration", serialize_with = "plain", default)]
     startup: Seconds,
@@ -262,8 +269,8 @@ pub struct Scenario {
     pub tolerance: f64,
     /// Delay of the metric on its way to the HPA; `None`: as measured, else assumed.
     pub lag: Option<Seconds>,
-    /// Start-up time of a replica.
-    pub startup: Seconds,
+    /// Start-up time of a replica; `None`: as measured, else assumed.
+    pub startup: Option<Seconds>,
     /// Growth of the load to allow for, as a fraction per minute.
     pub growth: f64,
     /// Replicas that share the load in production.
@@ -274,6 +281,8 @@ pub struct Scenario {
     pub cluster: ClusterSettings,
     /// Metrics by way of others.
     pub sources: SourceSettings,
+    /// The workload in a cluster.
+    pub workload: WorkloadSettings,
     /// The settings that made it, complete with defaults: the effective scenario.
     pub settings: Settings,
 }
@@ -298,7 +307,6 @@ impl Settings {
             i_own_this_target: Some(false),
             gpus_per_replica: Some(1),
             tolerance: Some(0.1),
-            startup: Some(Seconds(120.0)),
             growth: Some(0.1),
             ..Settings::default()
         }
@@ -322,7 +330,10 @@ impl Settings {
         }
         let metrics_urls = all.metrics_url.unwrap_or_default();
         let replicas = all.replicas.unwrap_or(metrics_urls.len().max(1) as u32);
-        settings.replicas = Some(replicas);
+        // A workload's are as they are, unless the user says otherwise.
+        if all.workload.deployment.is_none() {
+            settings.replicas = Some(replicas);
+        }
         let missing = |field: &'static str| ScenarioError::field(field, "is missing", "give it a value");
         Ok(Scenario {
             name: all.name.ok_or_else(|| missing("name"))?,
@@ -358,12 +369,13 @@ impl Settings {
             gpus_per_replica: all.gpus_per_replica.ok_or_else(|| missing("gpus-per-replica"))?,
             tolerance: all.tolerance.ok_or_else(|| missing("tolerance"))?,
             lag: all.lag,
-            startup: all.startup.ok_or_else(|| missing("startup"))?,
+            startup: all.startup,
             growth: all.growth.ok_or_else(|| missing("growth"))?,
             production_replicas: all.production_replicas.unwrap_or(replicas),
             out: all.out,
             cluster: all.cluster,
             sources: all.sources,
+            workload: all.workload,
             settings,
         })
     }

@@ -96,6 +96,11 @@ pub fn admit(object: &mut Value, minor: u32) {
 fn canonical(holder: &mut Value, field: &str) {
     let Some(slot) = holder.get_mut(field) else { return };
     let text = slot.as_str().map_or_else(|| slot.to_string(), str::to_owned);
+    // A whole number, with or without a suffix of thousands, stays as it was written.
+    if slot.is_string() && !text.contains('.') && !text.ends_with(['m', 'u', 'n']) {
+        *slot = text.trim().into();
+        return;
+    }
     if let Ok(quantity) = text.parse::<Quantity>() {
         *slot = quantity.to_string().into();
     }

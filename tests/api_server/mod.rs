@@ -144,6 +144,13 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// A client of a server, which lives in the runtime that this is called from.
+pub fn client_of(address: SocketAddr) -> kube::Client {
+    let mut config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    config.default_retry = false;
+    kube::Client::try_from(config).unwrap()
+}
+
 impl ApiServer {
     /// Starts a server of Kubernetes 1.36 with the namespace `default`, and all rights for everyone.
     pub fn start() -> ApiServer {
@@ -216,9 +223,7 @@ impl ApiServer {
 
     /// A client of this server, as the library makes one.
     pub fn client(&self) -> kube::Client {
-        let mut config = kube::Config::new(format!("http://{}", self.address).parse().unwrap());
-        config.default_retry = false;
-        kube::Client::try_from(config).unwrap()
+        client_of(self.address)
     }
 
     /// Everything that the server knows, to look at and to change.

@@ -150,6 +150,7 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, method: &str, kind: &str, body: V
     let answer = match method {
         "GET" if asked.name.is_some() => Answer::ok(&state.store.get(asked)?),
         "GET" => Answer::ok(&state.store.list(asked)?),
+        "POST" if !kind.is_empty() && kind != "application/json" => Answer::recorded("ctype-415"),
         "POST" => Answer::json(201, &state.store.create(asked, body)?),
         "PUT" if asked.name.is_none() => Answer::recorded("405"),
         "PUT" => Answer::ok(&state.store.replace(asked, body)?),
