@@ -6,7 +6,7 @@
 
 use super::client::{Cluster, Kind};
 use super::error::{Asked, ClusterError};
-use super::kinds::HPA;
+use super::kinds::{EVENT, HPA, LEASE, POD, SCALED_OBJECT, SERVICE, VPA};
 use super::metric::HpaMetric;
 use std::fmt;
 
@@ -15,7 +15,7 @@ use std::fmt;
 pub enum Task {
     /// `calibrate run --deployment`.
     Run,
-    /// `calibrate run --deployment --pause-autoscaler`, also with `--replicas`.
+    /// `calibrate run --deployment` with `--pause-autoscaler` or `--replicas`, and `calibrate doctor --restore`.
     PausedRun,
     /// `calibrate doctor --deployment`.
     Doctor,
@@ -85,6 +85,8 @@ impl fmt::Display for Rule {
 enum On {
     /// Objects of a kind.
     Kind(Kind),
+    /// A part of the objects of a kind.
+    Part(Kind, &'static str),
     /// The Deployment, StatefulSet or LeaderWorkerSet itself.
     Workload,
     /// Its scale.
@@ -97,6 +99,20 @@ type Entry = (&'static [Task], On, &'static [&'static str], &'static str);
 
 /// The table: who, on what, which verbs, what for.
 const TABLE: &[Entry] = &[
+    (&[Task::Run, Task::PausedRun, Task::Doctor, Task::Verify], On::Workload, &["get"], "which pods it has, and where they serve"),
+    (&[Task::Run, Task::PausedRun, Task::Doctor, Task::Verify], On::Kind(POD), &["list"], "which of them are ready"),
+    (&[Task::Run, Task::PausedRun, Task::Verify], On::Part(POD, "portforward"), &["get", "create"], "the way to them"),
+    (&[Task::Run, Task::PausedRun], On::Kind(EVENT), &["list"], "when their images were there"),
+    (&[Task::Run, Task::PausedRun], On::Kind(SERVICE), &["get", "list"], "the way to them with --via service"),
+    (&[Task::Run, Task::PausedRun, Task::Doctor], On::Kind(HPA), &["list"], "whether one scales it under the load"),
+    (&[Task::Run, Task::PausedRun, Task::Doctor], On::Kind(SCALED_OBJECT), &["list"], "the same of KEDA"),
+    (&[Task::Run, Task::PausedRun, Task::Doctor], On::Kind(VPA), &["list"], "the same of a VerticalPodAutoscaler"),
+    (&[Task::Run, Task::PausedRun], On::Kind(LEASE), &["get", "create", "patch", "delete"], "one calibration at a time"),
+    (&[Task::PausedRun], On::Kind(HPA), &["get", "patch"], "to pause it, and to put it back"),
+    (&[Task::PausedRun], On::Kind(SCALED_OBJECT), &["get", "patch"], "the same of KEDA"),
+    (&[Task::PausedRun], On::Kind(VPA), &["get", "patch"], "the same of a VerticalPodAutoscaler"),
+    (&[Task::PausedRun], On::Scale, &["patch"], "to scale it with --replicas, and back"),
+    (&[Task::PausedRun], On::Kind(LEASE), &["list"], "what a killed run left, for calibrate doctor --restore"),
     (&[Task::Apply], On::Scale, &["get"], "the selector of the pods that the HPA will scale"),
     (&[Task::Apply], On::Kind(HPA), &["list"], "whether another HPA scales the same pods"),
     (&[Task::Apply], On::Kind(HPA), &["get", "patch"], "dry run, server-side apply, what was stored, its status"),
@@ -105,7 +121,6 @@ const TABLE: &[Entry] = &[
     (&[Task::Rollback], On::Kind(HPA), &["get", "update"], "the HPA as it was"),
     (&[Task::Rollback], On::Kind(HPA), &["delete"], "an HPA that was not there before"),
     (&[Task::Rollback], On::Kind(HPA), &["create"], "an HPA that was there before and is gone (--force)"),
-    (&[Task::Verify], On::Workload, &["get"], "how many replicas there are, and how many of them are ready"),
     (&[Task::Verify], On::Kind(HPA), &["get"], "its target, and its status while the load goes on"),
 ];
 
@@ -130,6 +145,7 @@ fn rules_on(
     };
     match on {
         On::Kind(Kind { group, plural, .. }) => vec![rule(group, plural.to_owned(), verbs)],
+        On::Part(Kind { group, plural, .. }, part) => vec![rule(group, format!("{plural}/{part}"), verbs)],
         On::Workload => vec![rule(workload.group, workload.plural.to_owned(), verbs)],
         On::Scale => vec![rule(workload.group, format!("{}/scale", workload.plural), verbs)],
         On::Metrics => {
