@@ -115,7 +115,8 @@ fn lease_line(api: &ApiServer) -> String {
 async fn an_autoscaled_target_is_refused_and_nothing_is_written() {
     let api = autoscaled();
     let cluster = cluster(&api);
-    let (before, target) = (api.state().store.version, target(&cluster).await);
+    let target = target(&cluster).await;
+    let before = api.state().store.version;
     let refused = calibrate::cluster::plan(&cluster, &target, &Wish { pause: false, ..wish(None) }).await;
     let text = refused.unwrap_err().to_string();
     for part in ["HorizontalPodAutoscaler gemma", "ScaledObject keda", "VerticalPodAutoscaler vpa", "--pause-autoscaler"] {
@@ -177,8 +178,9 @@ async fn a_refusal_in_the_middle_puts_back_what_was_changed_before() {
     let refused = Hold::take(&cluster, &target, &wish(Some(1)), |_| Ok(())).await.unwrap_err();
     assert!(refused.to_string().contains("cannot patch verticalpodautoscalers"), "{refused}");
     assert_eq!(owned_by_the_user(&api), before);
-    let not_written = Hold::take(&cluster, &target, &wish(Some(1)), |_| Err(std::io::Error::other("disk full")));
-    assert!(not_written.await.unwrap_err().to_string().contains("nothing was changed"));
+    let full = |_: &_| Err(std::io::Error::other("disk full"));
+    let not_written = Hold::take(&cluster, &target, &wish(Some(1)), full).await;
+    assert!(not_written.unwrap_err().to_string().contains("nothing was changed"));
     assert_eq!(owned_by_the_user(&api), before);
 }
 
@@ -234,17 +236,28 @@ async fn killed_at(request: u64, applied: bool) {
     let api = autoscaled();
     let before = owned_by_the_user(&api);
     api.hang_at(request, applied);
-    let killed = {
-        // A runtime of its own, of which nothing goes on once it is gone: as with a process.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let address = api.address();
-        let work = runtime.spawn(async move { hold_and_let_go(cluster_at(address)).await });
-        let hung = tokio::select! {
-            hung = api.hung(MOST) => hung,
-            _ = work => false,
-        };
-        runtime.shutdown_background();
-        hung
+    let address = api.address();
+    let (kill, killed) = tokio::sync::oneshot::channel::<()>();
+    // A runtime of its own, of which nothing goes on once it is gone: as with a process.
+    let process = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut work = Box::pin(async move { hold_and_let_go(cluster_at(address)).await });
+        let killed = runtime.block_on(async {
+            tokio::select! {
+                () = &mut work => false,
+                _ = killed => true,
+            }
+        });
+        std::mem::forget(work);
+        killed
+    });
+    let mut process = std::pin::pin!(process);
+    let killed = tokio::select! {
+        done = &mut process => done.unwrap(),
+        _ = api.hung(MOST) => {
+            let _ = kill.send(());
+            process.await.unwrap()
+        }
     };
     if killed {
         // What was on its way when it was killed arrives.

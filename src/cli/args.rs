@@ -115,6 +115,8 @@ Examples:
       The whole thing in about two and a half minutes against the embedded simulated server
   calibrate run --ramp --target http://localhost:8080 --slo ttft:p95:2s --slo tpot:p95:80ms
       A real server, with an adaptive search for its limit
+  calibrate run --ramp --deployment default/tgi-gemma-deployment --slo ttft:p95:2s --pause-autoscaler
+      A Deployment in the cluster of the kubeconfig; its HPA is paused for the time of the run
   calibrate run --ramp=rate:1..20:10x30s --target http://localhost:8080 --slo ttft:p95:2s
       Ten steps of 30 seconds from 1 to 20 requests per second
   calibrate run --ramp=trace:azure.csv*2 --target http://localhost:8080 --slo ttft:p95:2s
@@ -130,6 +132,9 @@ pub struct RunArgs {
     /// Go on with a run that ended early, at its first unfinished step
     #[arg(long, value_name = "RUN", conflicts_with = "scenario", help_heading = "Run")]
     pub resume: Option<PathBuf>,
+    /// Change objects of the cluster without asking
+    #[arg(long, help_heading = "Cluster")]
+    pub yes: bool,
     /// The flags that are also fields of the scenario file.
     #[command(flatten)]
     pub settings: Settings,

@@ -92,7 +92,7 @@ impl Autoscaler {
 ///
 /// # Errors
 /// They must not be read.
-pub(super) async fn find(cluster: &Cluster, target: &Target) -> Result<Vec<Autoscaler>, ClusterError> {
+pub async fn find(cluster: &Cluster, target: &Target) -> Result<Vec<Autoscaler>, ClusterError> {
     let mut found = Vec::new();
     for kind in AutoscalerKind::ALL {
         for object in cluster.list(kind.kind(), &target.namespace, "").await? {

@@ -254,7 +254,7 @@ impl Hold {
     pub async fn release(self) -> Result<(), HoldError> {
         self.undo().await?;
         let what = self.what.clone();
-        persistently(async || self.lease.write_down(&[]).await)
+        persistently(|| self.lease.write_down(&[]))
             .await
             .map_err(|error| HoldError::NotRestored { what: what.clone(), error })?;
         self.lease.release().await.map_err(|error| HoldError::NotRestored { what, error })
@@ -266,7 +266,10 @@ const AGAIN: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
 /// Does something that must be done, also where the API server is away for a moment.
-async fn persistently<T>(work: impl AsyncFn() -> Result<T, ClusterError>) -> Result<T, ClusterError> {
+async fn persistently<T, F>(work: impl Fn() -> F) -> Result<T, ClusterError>
+where
+    F: Future<Output = Result<T, ClusterError>>,
+{
     for wait in AGAIN {
         match work().await {
             Err(error) if error.may_pass() => tokio::time::sleep(wait).await,
@@ -280,7 +283,7 @@ async fn persistently<T>(work: impl AsyncFn() -> Result<T, ClusterError>) -> Res
 async fn undo(cluster: &Cluster, namespace: &str, changes: &[Change]) -> Result<(), ClusterError> {
     let mut first_error = None;
     for change in changes.iter().rev() {
-        let undone = persistently(async || undo_one(cluster, namespace, change).await).await;
+        let undone = persistently(|| undo_one(cluster, namespace, change)).await;
         if let Err(error) = undone {
             first_error.get_or_insert(error);
         }

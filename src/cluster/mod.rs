@@ -33,7 +33,7 @@ mod words;
 mod write;
 
 pub use applied::{Applied, Changed, FORMAT as APPLIED, Undo, VERSION as APPLIED_VERSION};
-pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL};
+pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL, find as autoscalers};
 pub use client::{Cluster, Identity, Kind, connect};
 pub use compare::{Difference, differences, without_tolerance};
 pub use conflict::{Conflict, conflicts, in_words};

@@ -1,5 +1,6 @@
 //! The one object in a cluster that a command is about, and the question before it is changed.
 
+use super::run::cluster::connect;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, ApplyMode, Cluster, ClusterError, Task, as_json, kinds};
@@ -80,7 +81,7 @@ impl Target {
 
 /// The cluster of a context, named to the user before anything else happens.
 pub(super) async fn context_of(context: Option<&str>, console: Console) -> Result<Cluster, Failure> {
-    let cluster = cluster::connect(context).await.or_exit(Exit::Failed)?;
+    let cluster = connect(context).await?;
     console.note(&format!("cluster   {}", cluster.identity()));
     Ok(cluster)
 }

@@ -1,5 +1,7 @@
 //! `calibrate doctor`: are the server and all sources of its metrics there, before any load is sent?
 
+mod on_cluster;
+
 use super::run::access::Access;
 use super::run::{reach, sources_of};
 use super::sources::{flag, server_may_miss};
@@ -30,12 +32,17 @@ Examples:
   calibrate doctor --target http://localhost:8080 --prometheus gmp:my-project --cluster-name my-cluster \\
       --cloud-monitoring my-project --custom-metric queue_size --external-metric gpu_util
       And everything between them and the HPA on GKE
+  calibrate doctor --restore
+      Put back what a killed calibration left paused or scaled
   calibrate doctor --scenario scenarios/gke-tgi-gemma.yaml
       All that a scenario names")]
 pub struct DoctorArgs {
     /// Scenario file; flags win over it
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     scenario: Option<PathBuf>,
+    /// Put back what killed calibrations left changed in the namespace, and look at nothing else
+    #[arg(long, help_heading = "Cluster")]
+    restore: bool,
     /// The flags of `run`; those of the load do not matter here.
     #[command(flatten)]
     settings: Settings,
@@ -63,9 +70,14 @@ struct Finding {
 
 /// Looks at everything and says what it found.
 pub(super) fn doctor(arguments: DoctorArgs, console: Console) -> Result<Exit, Failure> {
+    let restore = arguments.restore;
     let scenario = scenario(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
-    let findings = runtime.block_on(examine(&scenario, console))?;
+    let findings = if restore {
+        runtime.block_on(on_cluster::restore(&scenario, console))?
+    } else {
+        runtime.block_on(examine(&scenario, console))?
+    };
     let failed = findings.iter().filter(|finding| finding.state == State::Failed).count();
     let exit = if failed == 0 { Exit::Done } else { Exit::Failed };
     if console.wants_json() {
@@ -83,6 +95,7 @@ pub(super) fn doctor(arguments: DoctorArgs, console: Console) -> Result<Exit, Fa
         }
     }
     console.summary(&match failed {
+        0 if restore => format!("{} looked at, nothing is left changed", findings.len()),
         0 => format!("{} checks, nothing stands in the way of a run", findings.len()),
         n => format!("{n} of {} checks failed", findings.len()),
     });
@@ -105,6 +118,9 @@ fn scenario(arguments: DoctorArgs) -> Result<Scenario, Failure> {
 }
 
 async fn examine(scenario: &Scenario, console: Console) -> Result<Vec<Finding>, Failure> {
+    if let Some(name) = &scenario.workload.deployment {
+        return on_cluster::examine(scenario, name, console).await;
+    }
     let access = Access::prepare(scenario)?;
     let (simulator, url) = super::run::start_server(scenario, console).await?;
     let simulated = simulator.is_some();

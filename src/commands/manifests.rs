@@ -153,7 +153,9 @@ fn in_cluster(
 ) -> anyhow::Result<Vec<(String, String)>> {
     let mut more = Vec::new();
     if rbac {
-        let hpas = files.iter().filter(|(name, _)| name.starts_with("hpa-"));
+        // Those that `calibrate apply` takes.
+        let applied = Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug()));
+        let hpas = files.iter().filter(|(name, _)| applied.contains(name));
         let mut metrics = Vec::new();
         for (_, text) in hpas {
             metrics.extend(read_objects(text)?.iter().flat_map(|node| HpaMetric::of(&node.value())));

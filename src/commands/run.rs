@@ -1,6 +1,7 @@
 //! `calibrate run`: plan, drive, observe, record; then derive from the record what it tells.
 
 pub(super) mod access;
+pub(super) mod cluster;
 pub(crate) mod limits;
 mod live;
 mod load;
@@ -21,10 +22,12 @@ use crate::units::{Replicas, Seconds};
 pub(crate) use live::Live;
 
 use anyhow::anyhow;
+use futures::FutureExt;
 use resume::Earlier;
 use setup::Setup;
-pub(super) use signals::listen;
 pub(super) use setup::{reach, sources_of, start_server};
+pub(super) use signals::listen;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,6 +43,7 @@ const REFRESH: Duration = Duration::from_millis(250);
 
 /// Runs a calibration.
 pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure> {
+    let yes = arguments.yes;
     let (scenario, earlier) = match arguments.resume.clone() {
         Some(run) => resume::read(run, &arguments).map(|(scenario, earlier)| (scenario, Some(earlier)))?,
         None => (setup::scenario(arguments)?, None),
@@ -49,7 +53,7 @@ pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure>
     let (stop, stop_changes) = watch::channel(StopLevel::Run);
     let stop = Arc::new(stop);
     signals::listen(Arc::clone(&stop))?;
-    let outcome = runtime.block_on(measure(scenario, earlier, console, Arc::clone(&stop), stop_changes));
+    let outcome = runtime.block_on(measure(scenario, earlier, yes, console, stop, stop_changes));
     // A stream that still hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let (directory, ended) = outcome?;
@@ -72,21 +76,65 @@ pub(super) enum Ended {
     Failed(String),
 }
 
+/// Measures, on a workload in a cluster where the scenario names one: that is held still meanwhile, and left
+/// as it was found whatever happens.
 pub(super) async fn measure(
     scenario: Scenario,
+    earlier: Option<Earlier>,
+    yes: bool,
+    console: Console,
+    stop: Arc<watch::Sender<StopLevel>>,
+    stop_changes: watch::Receiver<StopLevel>,
+) -> Result<(PathBuf, Ended), Failure> {
+    let directory = earlier.as_ref().map_or_else(|| cluster::directory(&scenario), |e| e.directory.clone());
+    let found = cluster::Found::look(&scenario, directory, yes, console);
+    let Some(found) = unless_interrupted(&stop_changes, found).await? else {
+        return drive(scenario, None, earlier, console, stop, stop_changes).await;
+    };
+    let held = found.hold().await?;
+    let measured = async {
+        let reached = unless_interrupted(&stop_changes, held.reach()).await?;
+        drive(reached.scenario.clone(), Some(reached), earlier, console, stop, stop_changes.clone()).await
+    };
+    let measured = std::panic::AssertUnwindSafe(measured).catch_unwind().await;
+    let released = held.release().await;
+    match (measured, released) {
+        (Err(panic), _) => std::panic::resume_unwind(panic),
+        (Ok(measured), Ok(())) => measured,
+        (Ok(Ok(_)), Err(failure)) => Err(failure),
+        (Ok(Err(first)), Err(failure)) => {
+            console.warn(&format!("{:#}", failure.error));
+            Err(first)
+        }
+    }
+}
+
+/// Work that sends no load yet, and ends with the user's Ctrl-C.
+async fn unless_interrupted<T>(
+    stop: &watch::Receiver<StopLevel>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        done = work => done,
+        _ = stop.wait_for(|level| *level != StopLevel::Run) => {
+            Err(anyhow!("interrupted before the load began, so nothing was measured")).or_exit(Exit::Interrupted)
+        }
+    }
+}
+
+async fn drive(
+    scenario: Scenario,
+    reached: Option<cluster::Reached>,
     earlier: Option<Earlier>,
     console: Console,
     stop: Arc<watch::Sender<StopLevel>>,
     stop_changes: watch::Receiver<StopLevel>,
-) -> Result<(std::path::PathBuf, Ended), Failure> {
-    let mut interrupted = stop_changes.clone();
-    let setup = tokio::select! {
-        setup = Setup::prepare(&scenario, earlier.as_ref(), console, stop_changes) => setup?,
-        _ = interrupted.wait_for(|level| *level != StopLevel::Run) => {
-            return Err(anyhow!("interrupted before the load began, so nothing was measured"))
-                .or_exit(Exit::Interrupted);
-        }
-    };
+) -> Result<(PathBuf, Ended), Failure> {
+    let interrupted = stop_changes.clone();
+    let prepared = Setup::prepare(&scenario, earlier.as_ref(), console, stop_changes);
+    let setup = unless_interrupted(&interrupted, prepared).await?;
+    let watching = reached.as_ref().map(|reached| reached.watch(&setup.live, setup.clock));
     let trace = setup.schedule.trace.as_deref();
     let replicas = Replicas(scenario.replicas);
     let mut plan = Plan::new(&scenario.ramp, scenario.warm_up, setup.single_latency, replicas, trace);
@@ -103,6 +151,7 @@ pub(super) async fn measure(
     };
     let ended = driver.drive_all().await;
     driver.progress.finish();
+    drop(watching);
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
     let stopped = engine.shutdown().await;

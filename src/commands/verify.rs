@@ -168,7 +168,7 @@ async fn drive(
     run::listen(Arc::clone(&stop))?;
     let watcher = watch::Watcher { cluster, target, place, forwarder, directory: directory.to_owned() };
     let watcher = watcher.start();
-    let measured = run::measure(scenario, None, console, stop, changes).await;
+    let measured = run::measure(scenario, None, false, console, stop, changes).await;
     let looks = watcher.finish().await;
     let (_, ended) = measured?;
     Ok(Driven { ended, hpa, looks })

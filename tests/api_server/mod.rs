@@ -103,7 +103,6 @@ pub struct Shared {
     version: watch::Sender<u64>,
     /// Counts up when all port-forwards are to be cut.
     cut_forwards: watch::Sender<u64>,
-    http: reqwest::Client,
     runtime: tokio::runtime::Handle,
 }
 
@@ -178,7 +177,6 @@ impl ApiServer {
             state: Mutex::new(state),
             version: watch::Sender::new(100),
             cut_forwards: watch::Sender::new(0),
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
             runtime: runtime.handle().clone(),
         });
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -83,8 +83,10 @@ fn the_job_runs_the_image_as_nobody_with_a_root_that_nothing_is_written_to() {
     // Its command line is one that calibrate takes.
     let arguments: Vec<&str> = calibrate["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
     assert!(arguments.windows(2).any(|pair| pair == ["--deployment", "ml/llm"]), "{arguments:?}");
+    let results = directory.path().join("results");
+    let arguments = arguments.iter().map(|argument| argument.replace("/results", results.to_str().unwrap()));
     let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
-        .args(&arguments)
+        .args(arguments)
         .env("KUBECONFIG", directory.path().join("none"))
         .current_dir(directory.path())
         .output()

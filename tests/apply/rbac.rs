@@ -1,11 +1,13 @@
 //! The Roles that `calibrate manifests --rbac` writes: each command goes through with its own, and uses all
 //! that it grants.
 
+use super::api_server::ApiServer;
 use super::{DEPLOYMENT, HPA, Stage, fails, said, succeeds};
+use calibrate::simulator::{Preset, Running, serve};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 /// The documents of `rbac-TASK.yaml` for the run of a stage.
 fn documents(stage: &Stage, task: &str) -> Vec<Value> {
@@ -101,4 +103,71 @@ fn the_files_bind_a_service_account_and_grant_nothing_outside_of_its_namespace()
         assert!(documents.iter().all(|object| object["metadata"]["namespace"] == "default"));
         assert!(!granted(&documents).iter().any(|grant| grant.contains('*')), "{task}");
     }
+}
+
+/// A Deployment whose pods are a simulated server.
+fn served(api: &ApiServer) -> (tokio::runtime::Runtime, Running) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Preset::by_name("demo").unwrap().config();
+    let simulator = runtime.block_on(serve(config, "127.0.0.1:0".parse().unwrap())).unwrap();
+    api.deployment("tgi", 1, &[(8000, simulator.addr())]);
+    (runtime, simulator)
+}
+
+fn run_on_cluster(stage: &Stage, out: &str, arguments: &[&str]) -> Output {
+    let mut calibrate = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+    calibrate.args(["run", "--ramp=rate:6x2s", "--slo", "ttft:p95:2s", "--deployment", "default/tgi", "--out"]);
+    calibrate.arg(stage.run().join(out)).args(arguments).stdin(Stdio::null());
+    calibrate.env("KUBECONFIG", stage.api.kubeconfig()).output().unwrap()
+}
+
+#[test]
+fn run_goes_through_with_its_role_and_uses_all_of_it() {
+    let stage = Stage::new();
+    let _served = served(&stage.api);
+    let granted = confine(&stage, "run");
+    // So short a run recommends nothing, but it gets to its end.
+    fails(&run_on_cluster(&stage, "plain", &[]), 4);
+    stage.api.service("llm", serde_json::json!([{ "port": 80, "targetPort": 8000 }]));
+    for by_name in [&["--via", "service"][..], &["--via", "service", "--service", "llm"]] {
+        let text = fails(&run_on_cluster(&stage, "by-service", by_name), 2);
+        assert!(text.contains("cannot be reached from outside of the cluster"), "{text}");
+    }
+    assert_eq!(stage.api.permissions(), granted);
+}
+
+#[test]
+fn a_run_that_pauses_and_scales_goes_through_with_its_role_and_uses_all_of_it() {
+    let stage = Stage::new();
+    let _served = served(&stage.api);
+    stage.api.hpa("gemma", "tgi", None);
+    stage.api.scaled_object("keda", "tgi");
+    stage.api.vpa("vpa", "tgi", "Auto");
+    let granted = confine(&stage, "run-paused");
+    fails(&run_on_cluster(&stage, "paused", &["--pause-autoscaler", "--replicas", "2", "--yes"]), 4);
+    let restore = Command::new(env!("CARGO_BIN_EXE_calibrate"))
+        .args(["doctor", "--restore"])
+        .env("KUBECONFIG", stage.api.kubeconfig())
+        .output()
+        .unwrap();
+    succeeds(&restore);
+    let mut used = stage.api.permissions();
+    // The way by a Service is the same as without a pause.
+    used.extend(["get services", "list services"].map(str::to_owned));
+    assert_eq!(used, granted);
+}
+
+#[test]
+fn doctor_goes_through_with_its_role_and_says_what_a_run_lacks() {
+    let stage = Stage::new();
+    let _served = served(&stage.api);
+    let granted = confine(&stage, "doctor");
+    let doctor = Command::new(env!("CARGO_BIN_EXE_calibrate"))
+        .args(["doctor", "--deployment", "default/tgi"])
+        .env("KUBECONFIG", stage.api.kubeconfig())
+        .output()
+        .unwrap();
+    let text = fails(&doctor, 1);
+    assert!(text.contains("may not get, create, patch, delete on leases of coordination.k8s.io"), "{text}");
+    assert_eq!(stage.api.permissions(), granted);
 }

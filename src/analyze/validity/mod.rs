@@ -47,6 +47,7 @@ pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -
         order_of_steps(steps),
         steady_states(steps),
     ];
+    checks.extend(sources::pods(measured, steps));
     checks.extend(others::all(measured, steps));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Valid);
     Validity { verdict, checks }

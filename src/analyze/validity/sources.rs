@@ -3,7 +3,7 @@
 use super::super::gauges::{of_server, tracks};
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, worse};
-use crate::measurement::{Event, Sample, Series, Source};
+use crate::measurement::{Event, PodChange, Sample, Series, Source};
 use crate::units::Seconds;
 use std::collections::BTreeSet;
 
@@ -179,6 +179,37 @@ pub(super) fn restarts(measured: &Measured) -> ValidityCheck {
     check("replicas", verdict, detail)
 }
 
+/// What happened to the pods of a workload. `None`: they were not watched, since there is no cluster.
+pub(super) fn pods(measured: &Measured, steps: &[StepAnalysis]) -> Option<ValidityCheck> {
+    let watched = |event: &Event| matches!(event, Event::PodStarted { .. } | Event::PodChanged { .. });
+    if !measured.events.iter().any(watched) {
+        return None;
+    }
+    let changes: Vec<_> = measured
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::PodChanged { time, pod, change } => Some((*time, pod, *change)),
+            _ => None,
+        })
+        .collect();
+    let under_load = |time: Seconds| steps.iter().any(|s| (s.mark.start.0..=s.mark.end.0).contains(&time.0));
+    let said = |(time, pod, change): &(Seconds, &String, PodChange)| format!("{pod} {} at {time}", change.word());
+    let (loaded, idle): (Vec<_>, Vec<_>) = changes.iter().partition(|(time, ..)| under_load(*time));
+    let list = |some: &[&(Seconds, &String, PodChange)]| {
+        some.iter().map(|change| said(change)).collect::<Vec<_>>().join(", ")
+    };
+    let (verdict, detail) = match (loaded.as_slice(), idle.as_slice()) {
+        ([], []) => (Verdict::Valid, "the same ones from the first step to the last".to_owned()),
+        ([], idle) => (Verdict::Remark, format!("changed between the steps: {}", list(idle))),
+        (loaded, _) => (
+            Verdict::Invalid,
+            format!("changed under the load, so it was shared by others than it seems: {}", list(loaded)),
+        ),
+    };
+    Some(check("pods of the workload", verdict, detail))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +277,39 @@ mod tests {
         assert_eq!(judge(&[None, Some(1.0), Some(2.0)]), Verdict::Valid, "a cold server shows nothing");
         assert_eq!(judge(&[Some(5.0), Some(6.0), Some(1.0)]), Verdict::Invalid);
         assert_eq!(judge(&[Some(5.0), Some(6.0), None, Some(1.0)]), Verdict::Invalid);
+    }
+
+    #[test]
+    fn pods_that_change_under_load_spoil_it_and_between_the_steps_are_remarked_on() {
+        let mut one = step(0, 4.0, Some(0.1), 1.0);
+        (one.mark.start, one.mark.end) = (Seconds(10.0), Seconds(20.0));
+        let steps = [one];
+        let verdict = |times: &[f64], change| {
+            let start = Event::PodStarted {
+                time: Seconds(0.0),
+                start: crate::measurement::PodStart {
+                    pod: "a".into(),
+                    created: String::new(),
+                    scheduled: None,
+                    pulled: None,
+                    started: None,
+                    ready: None,
+                    first_completion: None,
+                },
+            };
+            let changed = |time: &f64| Event::PodChanged { time: Seconds(*time), pod: "a".into(), change };
+            let events: Vec<Event> = std::iter::once(start).chain(times.iter().map(changed)).collect();
+            on(&[], &events, |measured| pods(measured, &steps).unwrap())
+        };
+        assert_eq!(verdict(&[], PodChange::Came), Verdict::Valid);
+        assert_eq!(verdict(&[5.0], PodChange::Restarted), Verdict::Remark);
+        assert_eq!(verdict(&[5.0, 15.0], PodChange::Restarted), Verdict::Invalid);
+        assert_eq!(verdict(&[15.0], PodChange::Came), Verdict::Invalid);
+        let none = |measured: &Measured| {
+            assert!(pods(measured, &steps).is_none(), "no cluster, nothing to say");
+            check("", Verdict::Valid, String::new())
+        };
+        on(&[], &[], none);
     }
 
     #[test]

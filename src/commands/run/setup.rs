@@ -54,7 +54,7 @@ pub(super) fn scenario(arguments: RunArgs) -> Result<Scenario, Failure> {
             .or_exit(Exit::Usage)?;
         settings = settings.over(read_settings(path, &text).or_exit(Exit::Usage)?);
     }
-    if settings.target.is_none() {
+    if settings.target.is_none() && settings.workload.deployment.is_none() {
         let mut demo = read_settings(Path::new("scenarios/demo.yaml"), DEMO).or_exit(Exit::Usage)?;
         let traced = matches!(settings.ramp, Some(RampSpec::Trace { .. }));
         if settings.dataset.is_some() || traced {
@@ -248,7 +248,7 @@ pub(in crate::commands) async fn start_server(
     Ok((Some(running), url))
 }
 
-fn directory(scenario: &Scenario, started: jiff::Timestamp) -> PathBuf {
+pub(super) fn directory(scenario: &Scenario, started: jiff::Timestamp) -> PathBuf {
     scenario.out.clone().unwrap_or_else(|| {
         let name = format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), scenario.name);
         Path::new("reports").join(name)
