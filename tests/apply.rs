@@ -39,7 +39,12 @@ impl Stage {
         for metric in [METRIC, QUEUE] {
             api.state().custom.entry(metric.to_owned()).or_default().insert(pod.clone(), "3".to_owned());
         }
-        api.hpa_controller(Duration::from_millis(50), |_| Some(active_status()));
+        api.hpa_controller(Duration::from_millis(50), |hpa| {
+            let mut status = active_status();
+            let metric = &hpa["spec"]["metrics"][0]["pods"]["metric"];
+            status["currentMetrics"][0]["pods"]["metric"] = metric.clone();
+            Some(status)
+        });
         let directory = TempDir::new().unwrap();
         for file in ["recommendation.json", "hpa-batch.yaml", "hpa-queue.yaml"] {
             let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample").join(file);
@@ -279,7 +284,10 @@ fn a_metric_that_is_not_there_yet_is_a_warning() {
     let stage = Stage::new();
     stage.api.state().custom.insert(METRIC.to_owned(), std::collections::BTreeMap::new());
     let text = succeeds(&stage.apply(&["--dry-run"]));
-    assert!(text.contains("answers and has no value of prometheus.googleapis.com|tgi_batch_current_size"), "{text}");
+    assert!(
+        text.contains("answers and has no value of prometheus.googleapis.com|tgi_batch_current_size"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -295,8 +303,14 @@ fn a_permission_that_lacks_is_named_before_anything_is_done() {
 #[test]
 fn an_hpa_that_a_tool_keeps_is_left_alone_and_its_change_is_a_file() {
     for (metadata, tool) in [
-        (json!({ "annotations": { "argocd.argoproj.io/tracking-id": "llm:autoscaling/HorizontalPodAutoscaler" } }), "Argo CD"),
-        (json!({ "labels": { "app.kubernetes.io/managed-by": "Helm" }, "annotations": { "meta.helm.sh/release-name": "llm" } }), "Helm"),
+        (
+            json!({ "annotations": { "argocd.argoproj.io/tracking-id": "llm:autoscaling/HorizontalPodAutoscaler" } }),
+            "Argo CD",
+        ),
+        (
+            json!({ "labels": { "app.kubernetes.io/managed-by": "Helm" }, "annotations": { "meta.helm.sh/release-name": "llm" } }),
+            "Helm",
+        ),
     ] {
         let stage = Stage::new();
         stage.api.hpa(HPA, DEPLOYMENT, None);
@@ -326,7 +340,7 @@ fn a_second_hpa_on_the_same_deployment_would_stop_both() {
 #[test]
 fn what_is_missing_in_the_cluster_or_the_kubeconfig_is_said() {
     let stage = Stage::new();
-    let text = fails(&stage.apply(&["--yes", "--context", "nowhere"]), 1);
+    let text = fails(&stage.apply(&["--yes", "--context", "nowhere"]), 2);
     assert!(text.contains("no context 'nowhere', it has loopback"), "{text}");
     let absent = Command::new(env!("CARGO_BIN_EXE_calibrate"))
         .args(["apply", "--allow-simulated", "--yes"])

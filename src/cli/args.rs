@@ -30,7 +30,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
-  3    a gate failed: manifests have errors
+  3    a gate failed: manifests have errors, or a target does not hold under traffic
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {

@@ -7,8 +7,8 @@ mod args;
 pub mod console;
 mod exit_code;
 
+pub(crate) use args::signal;
 pub use args::{
     BenchArgs, BenchRole, Cli, Command, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs, StudyArgs,
 };
-pub(crate) use args::signal;
 pub use exit_code::{Exit, Failure, OrExit};

@@ -24,7 +24,7 @@ pub fn unified(before: Option<&Value>, after: Option<&Value>) -> String {
     let text = |object: Option<&Value>| object.map(readable).unwrap_or_default();
     let (before, after) = (text(before), text(after));
     let diff = TextDiff::from_lines(&before, &after);
-    let diff = diff.unified_diff().context_radius(CONTEXT).header("in the cluster", "as applied").to_string();
+    let diff = diff.unified_diff().context_radius(CONTEXT).header("before", "after").to_string();
     diff.trim_end().to_owned()
 }
 

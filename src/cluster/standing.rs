@@ -1,5 +1,6 @@
 //! How an HPA stands, read from its status: does it scale, does it wait, can it not?
 
+use super::metric::HpaMetric;
 use serde_json::Value;
 
 /// How an HPA stands.
@@ -53,8 +54,23 @@ pub fn standing(hpa: &Value) -> Standing {
             Some(_) => {}
         }
     }
+    if !has_read_a_metric(hpa) {
+        return Standing::Waiting("the controller has not looked at it since it was changed".to_owned());
+    }
     let message = condition(hpa, "ScalingActive").map(|condition| condition.message).unwrap_or_default();
     Standing::Active(message.to_owned())
+}
+
+/// Whether the status is of a metric that the spec has now: conditions outlive a change of the spec.
+fn has_read_a_metric(hpa: &Value) -> bool {
+    let wanted = HpaMetric::of(hpa);
+    let current = hpa.pointer("/status/currentMetrics").and_then(Value::as_array);
+    let name = |metric: &Value| {
+        let source = metric.get("pods").or_else(|| metric.get("external"))?;
+        source.pointer("/metric/name")?.as_str().map(str::to_owned)
+    };
+    let mut current = current.into_iter().flatten().filter_map(name);
+    wanted.is_empty() || current.any(|name| wanted.iter().any(|metric| metric.name == name))
 }
 
 /// Whether the number of replicas is held by a limit, and what the controller says of it.
@@ -82,6 +98,13 @@ mod tests {
     fn one_that_found_its_metric_is_active() {
         let hpa = recorded(include_str!("../../tests/fixtures/kubernetes/hpa-get-with-status.json"));
         assert!(matches!(standing(&hpa), Standing::Active(text) if text.contains("successfully calculate")));
+    }
+
+    #[test]
+    fn conditions_of_another_metric_are_from_before_a_change() {
+        let mut hpa = recorded(include_str!("../../tests/fixtures/kubernetes/hpa-get-with-status.json"));
+        hpa["spec"]["metrics"][0]["pods"]["metric"]["name"] = "another".into();
+        assert!(matches!(standing(&hpa), Standing::Waiting(text) if text.contains("since it was changed")));
     }
 
     #[test]

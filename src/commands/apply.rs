@@ -21,6 +21,7 @@ use surroundings::Surroundings;
 
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "switches that the user sets one by one")]
 #[command(after_help = "\
 Examples:
   calibrate apply reports/20261124T101500Z-demo --dry-run
@@ -65,15 +66,15 @@ pub(super) struct Place {
 
 /// The HPA of a run: the one that was applied, else that of the recommended manifest; or another by its name.
 pub(super) fn named_hpa(run: &Path, name: Option<&str>) -> Result<Place, Failure> {
-    let place = match super::applied_files::newest(run).or_exit(Exit::Usage)? {
-        Some((_, applied)) => Place { namespace: applied.namespace, name: applied.name },
-        None => {
-            let object = chosen::chosen(run, None)?.object;
-            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-            Place {
-                namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),
-                name: text("/metadata/name").unwrap_or_default(),
-            }
+    let applied = super::applied_files::newest(run).or_exit(Exit::Usage)?;
+    let place = if let Some((_, applied)) = applied {
+        Place { namespace: applied.namespace, name: applied.name }
+    } else {
+        let object = chosen::chosen(run, None)?.object;
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        Place {
+            namespace: text("/metadata/namespace").unwrap_or_else(|| "default".to_owned()),
+            name: text("/metadata/name").unwrap_or_default(),
         }
     };
     Ok(match name {
@@ -208,7 +209,9 @@ async fn try_out(
         Ok(answer) => answer,
         Err(refusal) => return Err(not_applied(refusal)),
     };
-    if arguments.force_conflicts && let Some(taken) = taken(&object, mode, target).await {
+    if arguments.force_conflicts
+        && let Some(taken) = taken(&object, mode, target).await
+    {
         console.warn(&format!("with --force-conflicts, fields are taken over: {taken}"));
     }
     dropped.extend(said_of_dropped(&object, &answer));
@@ -244,12 +247,7 @@ fn said_of_dropped(written: &Value, stored: &Value) -> Vec<String> {
 }
 
 /// An object that a tool keeps is changed at its source: the change as a file, and why.
-fn offer_patch(
-    run: &Path,
-    object: &Value,
-    owner: &Owner,
-    target: &Target,
-) -> anyhow::Result<anyhow::Error> {
+fn offer_patch(run: &Path, object: &Value, owner: &Owner, target: &Target) -> anyhow::Result<anyhow::Error> {
     let Owner { tool, name, sign, place } = owner;
     let of = if name.is_empty() { String::new() } else { format!(" ({name})") };
     let header = [
@@ -299,13 +297,15 @@ async fn write(
             let _ = std::fs::remove_file(&path);
             return Err(not_applied(refusal));
         }
-        let context = format!("whether it was applied is not known; 'calibrate rollback {}' looks", arguments.run.display());
+        let context = format!(
+            "whether it was applied is not known; 'calibrate rollback {}' looks",
+            arguments.run.display()
+        );
         return Err(anyhow!(refusal).context(context)).or_exit(Exit::Failed);
     }
     let stored = target.live().await.or_exit(Exit::Failed)?;
-    let stored = stored
-        .context("it was applied, and is gone already: somebody deletes it")
-        .or_exit(Exit::Failed)?;
+    let stored =
+        stored.context("it was applied, and is gone already: somebody deletes it").or_exit(Exit::Failed)?;
     let dropped = said_of_dropped(object, &stored);
     applied.after = Some(stored);
     super::applied_files::write(&path, &applied).or_exit(Exit::Failed)?;

@@ -30,19 +30,17 @@ pub(super) struct Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the HPA '{}' in the namespace {} ({})",
-            self.name,
-            self.namespace,
-            self.cluster.identity()
-        )
+        write!(f, "the HPA '{}' in the namespace {} ({})", self.name, self.namespace, self.cluster.identity())
     }
 }
 
 impl Target {
     /// The place of an HPA, named to the user before anything else happens.
-    pub(super) async fn of(hpa: &Value, arguments: &ClusterArgs, console: Console) -> Result<Target, Failure> {
+    pub(super) async fn of(
+        hpa: &Value,
+        arguments: &ClusterArgs,
+        console: Console,
+    ) -> Result<Target, Failure> {
         let cluster = context_of(arguments.context.as_deref(), console).await?;
         let text = |pointer: &str, otherwise: &str| {
             hpa.pointer(pointer).and_then(Value::as_str).unwrap_or(otherwise).to_owned()

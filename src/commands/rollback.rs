@@ -40,7 +40,9 @@ pub(super) fn rollback(arguments: &RollbackArgs, console: Console) -> Result<Exi
     let run = arguments.run.display();
     let newest = applied_files::newest(&arguments.run).or_exit(Exit::Usage)?;
     let (path, applied) = newest
-        .with_context(|| format!("{run} holds no apply that was not rolled back, so there is nothing to put back"))
+        .with_context(|| {
+            format!("{run} holds no apply that was not rolled back, so there is nothing to put back")
+        })
         .or_exit(Exit::Usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
     runtime.block_on(put_back(arguments, &path, applied, console))
@@ -131,7 +133,9 @@ async fn carry_out(
     loop {
         let done = match &undo {
             Undo::Nothing => return Ok(()),
-            Undo::Delete(version) => cluster.delete(kinds::HPA, namespace, name, Some(version)).await.map(drop),
+            Undo::Delete(version) => {
+                cluster.delete(kinds::HPA, namespace, name, Some(version)).await.map(drop)
+            }
             Undo::Create(object) => {
                 cluster.create(kinds::HPA, namespace, &DynamicObject::deserialize(object)?).await.map(drop)
             }

@@ -150,14 +150,18 @@ async fn drive(
     let choice = cluster::Choice { port: arguments.port.as_deref(), ..cluster::Choice::default() };
     let target = Target::read(&cluster, &workload, &choice).await.or_exit(Exit::Failed)?;
     let ready = target.ready_pods(&cluster).await.or_exit(Exit::Failed)?;
-    console.note(&format!("verifying {} with {} ready pods, scaled by the HPA '{}'", target.what(), ready.len(), place.name));
-    let forwarder = match arguments.target {
-        Some(_) => None,
-        None => {
-            let way = if cluster.identity().context.is_none() { Way::Direct } else { Way::PortForward };
-            let forwarder = Forwarder::start(&cluster, &target.namespace, way, &ready, target.port.number).await;
-            Some(forwarder.context("no local port for the way to the pods").or_exit(Exit::Failed)?)
-        }
+    console.note(&format!(
+        "verifying {} with {} ready pods, scaled by the HPA '{}'",
+        target.what(),
+        ready.len(),
+        place.name
+    ));
+    let forwarder = if arguments.target.is_none() {
+        let way = if cluster.identity().context.is_none() { Way::Direct } else { Way::PortForward };
+        let forwarder = Forwarder::start(&cluster, &target.namespace, way, &ready, target.port.number).await;
+        Some(forwarder.context("no local port for the way to the pods").or_exit(Exit::Failed)?)
+    } else {
+        None
     };
     let url = arguments.target.clone().or_else(|| forwarder.as_ref().map(Forwarder::url));
     let arrivals = directory.with_extension("arrivals.jsonl");
@@ -168,7 +172,7 @@ async fn drive(
     run::listen(Arc::clone(&stop))?;
     let watcher = watch::Watcher { cluster, target, place, forwarder, directory: directory.to_owned() };
     let watcher = watcher.start();
-    let measured = run::measure(scenario, None, false, console, stop, changes).await;
+    let measured = Box::pin(run::measure(scenario, None, false, console, stop, changes)).await;
     let looks = watcher.finish().await;
     let (_, ended) = measured?;
     Ok(Driven { ended, hpa, looks })
@@ -239,13 +243,15 @@ fn judge<'a>(
     let verification = record::read(&directory)?;
     let seconds = load.length.0.ceil() as usize;
     let (start, looks) = on_one_clock(&verification, &driven.looks)?;
-    let due = verification.requests.iter().map(|request| {
-        (request.scheduled - start, breaks(request, &scenario.slos))
-    });
+    let due = verification
+        .requests
+        .iter()
+        .map(|request| (request.scheduled - start, breaks(request, &scenario.slos)));
     let seen = Seen::of(&due.collect::<Vec<_>>(), &looks, seconds);
     let goal = arguments.goal.map_or_else(|| simulate::goal(&scenario.slos), |percent| percent / 100.0);
     let started_with = looks.first().map_or(1, |look| look.ready) as usize;
-    let (predicted, most, remarks) = predict(arguments, run, scenario, load, &driven.hpa, (started_with, goal))?;
+    let (predicted, most, remarks) =
+        predict(arguments, run, scenario, load, &driven.hpa, (started_with, goal))?;
     let verified = Verified::of(&seen, &predicted, goal, most);
     let validity = client_validity(&verification, scenario);
     Ok(Outcome { arguments, directory, seen, predicted, verified, most, validity, remarks })
@@ -335,7 +341,11 @@ impl Outcome<'_> {
 /// Checks the figures that are given.
 fn check(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let within = |flag: &str, value: f64, from: f64, to: f64| {
-        if (from..=to).contains(&value) { Ok(()) } else { Err(anyhow!("--{flag} {value} is not from {from} to {to}")) }
+        if (from..=to).contains(&value) {
+            Ok(())
+        } else {
+            Err(anyhow!("--{flag} {value} is not from {from} to {to}"))
+        }
     };
     within("scale", arguments.scale, 1e-6, 1e6)?;
     within("scrape (seconds)", arguments.scrape.0, 0.1, 300.0)?;

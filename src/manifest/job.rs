@@ -29,7 +29,9 @@ pub fn job(
     names.validate()?;
     let (namespace, deployment) = (&names.namespace, &names.deployment);
     let header = [
-        format!("Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."),
+        format!(
+            "Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."
+        ),
         "It is suspended, since it loads the server until the SLO breaks. To start it:".to_owned(),
         format!("kubectl patch job calibrate -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
         "What it does, and then its results, which its second container keeps for up to a day:".to_owned(),
@@ -63,7 +65,10 @@ pub fn job(
             run_as_user: Some(USER),
             run_as_group: Some(USER),
             fs_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
             ..PodSecurityContext::default()
         }),
         volumes: Some(vec![Volume {

@@ -189,9 +189,12 @@ impl Seen {
             }
         }
         let started = looks.first().map(|look| look.ready);
-        let first = |exceeds: &dyn Fn(&Look) -> bool| looks.iter().find(|look| exceeds(look)).map(|look| look.time.0);
+        let first =
+            |exceeds: &dyn Fn(&Look) -> bool| looks.iter().find(|look| exceeds(look)).map(|look| look.time.0);
         seen.reaction = Reaction {
-            decided: first(&|look| look.wanted.zip(started).is_some_and(|(wanted, started)| wanted > started)),
+            decided: first(&|look| {
+                look.wanted.zip(started).is_some_and(|(wanted, started)| wanted > started)
+            }),
             served: first(&|look| started.is_some_and(|started| look.ready > started)),
         };
         seen
@@ -213,13 +216,19 @@ impl Verified {
     /// Holds one against the other. `most` is the HPA's `maxReplicas`.
     pub fn of(seen: &Seen, predicted: &Predicted, goal: f64, most: u32) -> Verified {
         let violations = seen.violations();
-        let squares = seen.ready.iter().zip(&predicted.ready).map(|(ready, band)| (f64::from(*ready) - band.mean).powi(2));
+        let squares = seen
+            .ready
+            .iter()
+            .zip(&predicted.ready)
+            .map(|(ready, band)| (f64::from(*ready) - band.mean).powi(2));
         let n = seen.ready.len().min(predicted.ready.len()).max(1) as f64;
         let holds = seen.requests > 0 && violations <= goal;
         let as_predicted = predicted.violations.holds(violations);
         let mut reasons = reasons(seen, predicted, most);
         if !holds && reasons.is_empty() {
-            reasons.push("nothing shows why: look at the latencies beside the replicas in timeline.csv".to_owned());
+            reasons.push(
+                "nothing shows why: look at the latencies beside the replicas in timeline.csv".to_owned(),
+            );
         }
         Verified {
             holds,
@@ -282,7 +291,14 @@ mod tests {
     use super::*;
 
     fn look(time: f64, wanted: u32, ready: u32) -> Look {
-        Look { time: Seconds(time), wanted: Some(wanted), replicas: wanted, ready, metric: None, not_scaling: None }
+        Look {
+            time: Seconds(time),
+            wanted: Some(wanted),
+            replicas: wanted,
+            ready,
+            metric: None,
+            not_scaling: None,
+        }
     }
 
     /// A hundred requests, two in each second.
@@ -351,6 +367,9 @@ mod tests {
         let looks = [look(0.0, 1, 1), look(10.0, 2, 1), look(20.0, 2, 2)];
         let seen = Seen::of(&requests, &looks, 60);
         let verified = Verified::of(&seen, &predicted(0.01), 0.05, 5);
-        assert!(verified.reasons.iter().any(|reason| reason.contains("a replica carries less")), "{verified:?}");
+        assert!(
+            verified.reasons.iter().any(|reason| reason.contains("a replica carries less")),
+            "{verified:?}"
+        );
     }
 }

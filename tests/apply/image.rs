@@ -59,7 +59,17 @@ fn the_image_is_one_static_binary_that_runs_as_nobody() {
 fn the_job_runs_the_image_as_nobody_with_a_root_that_nothing_is_written_to() {
     let directory = TempDir::new().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
-        .args(["manifests", "--job", "--image", "mine:1", "--namespace", "ml", "--hpa-deployment", "llm", "--out"])
+        .args([
+            "manifests",
+            "--job",
+            "--image",
+            "mine:1",
+            "--namespace",
+            "ml",
+            "--hpa-deployment",
+            "llm",
+            "--out",
+        ])
         .arg(directory.path())
         .output()
         .unwrap();
@@ -70,7 +80,10 @@ fn the_job_runs_the_image_as_nobody_with_a_root_that_nothing_is_written_to() {
     assert_eq!(job["spec"]["suspend"], true, "kubectl apply -f on the directory must load nothing");
     let pod = &job["spec"]["template"]["spec"];
     assert_eq!((&pod["serviceAccountName"], &pod["restartPolicy"]), (&"calibrate".into(), &"Never".into()));
-    assert_eq!((&pod["securityContext"]["runAsNonRoot"], &pod["securityContext"]["runAsUser"]), (&true.into(), &65532.into()));
+    assert_eq!(
+        (&pod["securityContext"]["runAsNonRoot"], &pod["securityContext"]["runAsUser"]),
+        (&true.into(), &65532.into())
+    );
     for container in pod["containers"].as_array().unwrap() {
         let security = &container["securityContext"];
         assert_eq!(security["readOnlyRootFilesystem"], true);
@@ -81,7 +94,8 @@ fn the_job_runs_the_image_as_nobody_with_a_root_that_nothing_is_written_to() {
     let calibrate = &pod["containers"][0];
     assert_eq!(calibrate["image"], "mine:1");
     // Its command line is one that calibrate takes.
-    let arguments: Vec<&str> = calibrate["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+    let arguments: Vec<&str> =
+        calibrate["args"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
     assert!(arguments.windows(2).any(|pair| pair == ["--deployment", "ml/llm"]), "{arguments:?}");
     let results = directory.path().join("results");
     let arguments = arguments.iter().map(|argument| argument.replace("/results", results.to_str().unwrap()));

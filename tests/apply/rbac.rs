@@ -24,7 +24,9 @@ fn documents(stage: &Stage, task: &str) -> Vec<Value> {
 
 /// What Roles grant, as the API server's log names it.
 fn granted(documents: &[Value]) -> BTreeSet<String> {
-    let texts = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let texts = |value: &Value| {
+        value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
     let mut granted = BTreeSet::new();
     for rule in documents.iter().filter_map(|object| object["rules"].as_array()).flatten() {
         for group in texts(&rule["apiGroups"]) {
@@ -116,7 +118,15 @@ fn served(api: &ApiServer) -> (tokio::runtime::Runtime, Running) {
 
 fn run_on_cluster(stage: &Stage, out: &str, arguments: &[&str]) -> Output {
     let mut calibrate = Command::new(env!("CARGO_BIN_EXE_calibrate"));
-    calibrate.args(["run", "--ramp=rate:6x2s", "--slo", "ttft:p95:2s", "--deployment", "default/tgi", "--out"]);
+    calibrate.args([
+        "run",
+        "--ramp=rate:6x2s",
+        "--slo",
+        "ttft:p95:2s",
+        "--deployment",
+        "default/tgi",
+        "--out",
+    ]);
     calibrate.arg(stage.run().join(out)).args(arguments).stdin(Stdio::null());
     calibrate.env("KUBECONFIG", stage.api.kubeconfig()).output().unwrap()
 }

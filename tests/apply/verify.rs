@@ -1,9 +1,9 @@
 //! `calibrate verify` against an API server whose pods are simulated servers, and a controller that scales
 //! them by the metric that they show.
 
-use super::{DEPLOYMENT, HPA, active_status, fails, said};
-use super::api_server::{ApiServer, PodTimes};
 use super::api_server::answer::recording;
+use super::api_server::{ApiServer, PodTimes};
+use super::{DEPLOYMENT, HPA, active_status, fails, said};
 use calibrate::simulator::{Preset, Running, serve};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -28,7 +28,8 @@ struct Servers {
 
 impl Servers {
     fn new() -> Servers {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Servers { runtime, by_pod: Mutex::default() }
     }
 
@@ -79,6 +80,8 @@ impl Stage {
         let manifest = fs::read_to_string(sample().join("hpa-batch.yaml")).unwrap();
         let mut hpa = serde_saphyr::from_str::<Value>(&manifest).unwrap();
         hpa["status"] = active_status();
+        let metric = hpa["spec"]["metrics"][0]["pods"]["metric"].clone();
+        hpa["status"]["currentMetrics"][0]["pods"]["metric"] = metric;
         hpa["status"]["desiredReplicas"] = 1.into();
         api.put("autoscaling", "horizontalpodautoscalers", Some("default"), hpa);
         let directory = TempDir::new().unwrap();
@@ -151,7 +154,18 @@ fn replicas_that_come_are_seen_used_and_held_against_the_prediction() {
         let (api, servers, over) = (Arc::clone(&stage.api), Arc::clone(&stage.servers), Arc::clone(&over));
         move || control(&api, &servers, &over)
     });
-    let load = ["--traffic", "ramp:8..40@1m", "--max-duration", "15s", "--startup", "2s", "--lag", "1s", "--scrape", "1s"];
+    let load = [
+        "--traffic",
+        "ramp:8..40@1m",
+        "--max-duration",
+        "15s",
+        "--startup",
+        "2s",
+        "--lag",
+        "1s",
+        "--scrape",
+        "1s",
+    ];
     let output = stage.verify(&load);
     over.store(true, Ordering::Relaxed);
     controller.join().unwrap();
@@ -159,10 +173,17 @@ fn replicas_that_come_are_seen_used_and_held_against_the_prediction() {
     let exit = output.status.code().unwrap();
     // Whether it holds depends on how fast this machine is, but it must say the same everywhere.
     assert!([0, 3, 4].contains(&exit), "{}", said(&output));
-    assert_eq!(exit == 0, document["holds"] == true && document["client"]["verdict"] != "invalid", "{document}");
+    assert_eq!(
+        exit == 0,
+        document["holds"] == true && document["client"]["verdict"] != "invalid",
+        "{document}"
+    );
     assert!(document["requests"].as_u64().unwrap() > 100, "{document}");
     assert!(document["reaction"]["decided"].as_f64().is_some(), "{document}");
-    assert!(document["reaction"]["served"].as_f64() >= document["reaction"]["decided"].as_f64(), "{document}");
+    assert!(
+        document["reaction"]["served"].as_f64() >= document["reaction"]["decided"].as_f64(),
+        "{document}"
+    );
     let predicted = &document["violations_predicted"];
     assert!(predicted["low"].as_f64() <= predicted["high"].as_f64(), "{document}");
     assert!(stage.servers.by_pod.lock().unwrap().len() > 1, "it was scaled");
@@ -192,7 +213,18 @@ fn a_target_that_never_scales_does_not_hold_and_the_reason_is_said() {
     let stage = Stage::new();
     let status = recording("adapter-down-hpa")["response"]["body"]["status"].clone();
     stage.api.change("horizontalpodautoscalers", HPA, |hpa| hpa["status"] = status);
-    let output = stage.verify(&["--traffic", "constant:40@1m", "--max-duration", "8s", "--startup", "1s", "--lag", "0s", "--scrape", "1s"]);
+    let output = stage.verify(&[
+        "--traffic",
+        "constant:40@1m",
+        "--max-duration",
+        "8s",
+        "--startup",
+        "1s",
+        "--lag",
+        "0s",
+        "--scrape",
+        "1s",
+    ]);
     let exit = output.status.code().unwrap();
     assert!([3, 4].contains(&exit), "{}", said(&output));
     let document = document(&output);
@@ -207,7 +239,10 @@ fn without_an_hpa_or_with_too_little_traffic_nothing_is_sent() {
     let stage = Stage::new();
     stage.api.delete("horizontalpodautoscalers", HPA);
     let text = fails(&stage.verify(&["--traffic", "constant:5@1m"]), 2);
-    assert!(text.contains("there is no HPA 'gemma-server'") && text.contains("'calibrate apply' makes it"), "{text}");
+    assert!(
+        text.contains("there is no HPA 'gemma-server'") && text.contains("'calibrate apply' makes it"),
+        "{text}"
+    );
     let text = fails(&stage.verify(&["--traffic", "constant:5@1m", "--max-duration", "1s"]), 2);
     assert!(text.contains("--max-duration leaves less than 5s"), "{text}");
     assert!(!stage.out().exists());

@@ -44,7 +44,8 @@ const VERSION: u32 = 1;
 pub(super) fn chosen(run: &Path, metric: Option<Signal>) -> Result<Chosen, Failure> {
     let recommended = read(run).or_exit(Exit::Usage)?;
     let shown = run.display();
-    let Some(slug) = metric.map(|metric| metric.slug().to_owned()).or_else(|| recommended.metric.clone()) else {
+    let Some(slug) = metric.map(|metric| metric.slug().to_owned()).or_else(|| recommended.metric.clone())
+    else {
         let reason = recommended.reason.unwrap_or_else(|| "no metric has a target".to_owned());
         return Err(anyhow!("the run {shown} recommends nothing to apply: {reason}")).or_exit(Exit::Invalid);
     };
@@ -73,7 +74,12 @@ fn read(run: &Path) -> anyhow::Result<Recommended> {
         .with_context(|| format!("{} is no recommendation of a run", path.display()))
         .with_context(hint)?;
     if found.version != VERSION {
-        bail!("{} has version {}, and this calibrate reads {VERSION}; {}", path.display(), found.version, hint());
+        bail!(
+            "{} has version {}, and this calibrate reads {VERSION}; {}",
+            path.display(),
+            found.version,
+            hint()
+        );
     }
     Ok(found)
 }

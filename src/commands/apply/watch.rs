@@ -13,7 +13,11 @@ use tokio::time::Instant;
 const BETWEEN: Duration = Duration::from_secs(1);
 
 /// What the HPA says once it scales or cannot, at most after `wait`, and the exit code that it deserves.
-pub(super) async fn watch(target: &Target, wait: Seconds, console: Console) -> anyhow::Result<(String, Exit)> {
+pub(super) async fn watch(
+    target: &Target,
+    wait: Seconds,
+    console: Console,
+) -> anyhow::Result<(String, Exit)> {
     let deadline = Instant::now() + Duration::from_secs_f64(wait.0);
     let mut said = String::new();
     loop {

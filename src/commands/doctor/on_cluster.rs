@@ -23,7 +23,8 @@ pub(super) async fn restore(scenario: &Scenario, console: Console) -> Result<Vec
     let namespace =
         of_workload.or_else(|| scenario.cluster.namespace.clone()).unwrap_or(identity.namespace.clone());
     console.note(&format!("cluster: {identity}; namespace {namespace}"));
-    let restored = cluster::restore_all(&cluster, &namespace, LeaseTimes::default()).await.or_exit(Exit::Failed)?;
+    let restored =
+        cluster::restore_all(&cluster, &namespace, LeaseTimes::default()).await.or_exit(Exit::Failed)?;
     let mut findings: Vec<Finding> = restored.into_iter().map(of_restored).collect();
     if findings.is_empty() {
         let detail = format!("nothing is left changed in the namespace {namespace}");
@@ -54,7 +55,11 @@ fn of_restored(restored: Restored) -> Finding {
 }
 
 /// Looks whether a workload can be calibrated. Nothing is changed.
-pub(super) async fn examine(scenario: &Scenario, name: &str, console: Console) -> Result<Vec<Finding>, Failure> {
+pub(super) async fn examine(
+    scenario: &Scenario,
+    name: &str,
+    console: Console,
+) -> Result<Vec<Finding>, Failure> {
     let cluster = connect(scenario.workload.context.as_deref()).await?;
     console.note(&format!("cluster: {}", cluster.identity()));
     let target = target_of(&cluster, scenario, name).await?;
@@ -80,7 +85,12 @@ fn autoscaled(active: &[Autoscaler], pause: bool) -> Finding {
         (false, true) => finding("autoscalers", State::Ok, format!("{names}: paused for a run"), None),
         (false, false) => {
             let mend = "add --pause-autoscaler, which pauses it for the run and puts it back";
-            finding("autoscalers", State::Failed, format!("{names} would scale it under the load"), Some(mend))
+            finding(
+                "autoscalers",
+                State::Failed,
+                format!("{names} would scale it under the load"),
+                Some(mend),
+            )
         }
     }
 }

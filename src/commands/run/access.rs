@@ -23,10 +23,10 @@ impl Access {
     pub(in crate::commands) fn prepare(scenario: &Scenario) -> Result<Access, Failure> {
         let certificates = certificates(scenario)?;
         let headers = headers(scenario)?;
-        let load = match scenario.fresh_connections {
-            true => drive::client_builder().pool_max_idle_per_host(0),
-            false => drive::client_builder(),
-        };
+        let mut load = drive::client_builder();
+        if scenario.fresh_connections {
+            load = load.pool_max_idle_per_host(0);
+        }
         Ok(Access {
             load: client(load, &certificates, headers.clone())?,
             own_metrics: client(observe::client_builder(), &certificates, headers)?,

@@ -81,24 +81,35 @@ impl Outcome<'_> {
         };
         console.summary(verdict);
         let line = |what: &str, seen: &str, predicted: &str| {
-            console.summary(&format!("{what:<14}{seen:<34}predicted {predicted}"));
+            console.summary(&format!("{what:<16}{seen:<30}predicted {predicted}"));
         };
-        let broken = format!("{} of {}, goal {}", percent(self.verified.violations), self.seen.requests, percent(self.verified.goal));
+        let broken = format!(
+            "{} of {}, goal {}",
+            percent(self.verified.violations),
+            self.seen.requests,
+            percent(self.verified.goal)
+        );
         line("violations", &broken, &expected);
-        line("replicas", &range(self.seen.ready.iter().map(|n| f64::from(*n))), &range(self.predicted.ready.iter().map(|band| band.mean)));
+        line(
+            "replicas",
+            &range(self.seen.ready.iter().map(|n| f64::from(*n))),
+            &range(self.predicted.ready.iter().map(|band| band.mean)),
+        );
         let after = |time: Option<f64>| time.map_or("never".to_owned(), |time| format!("after {time:.0} s"));
         line("first decision", &after(self.seen.reaction.decided), &around(self.predicted.decided));
         line("first served", &after(self.seen.reaction.served), &around(self.predicted.served));
-        for ValidityCheck { name, detail, .. } in self.validity.checks.iter().filter(|c| c.verdict == Verdict::Invalid) {
-            console.summary(&format!("client        {name}: {detail}"));
+        for ValidityCheck { name, detail, .. } in
+            self.validity.checks.iter().filter(|c| c.verdict == Verdict::Invalid)
+        {
+            console.summary(&format!("client          {name}: {detail}"));
         }
         for reason in &self.verified.reasons {
-            console.summary(&format!("because       {reason}"));
+            console.summary(&format!("because         {reason}"));
         }
         for remark in &self.remarks {
-            console.note(&format!("remark        {remark}"));
+            console.note(&format!("remark          {remark}"));
         }
-        console.summary(&format!("record        {}", self.directory.join("verify.json").display()));
+        console.summary(&format!("record          {}", self.directory.join("verify.json").display()));
         if console.wants_json() {
             let mut document = self.document();
             document["exit_code"] = (exit as u8).into();

@@ -39,7 +39,8 @@ pub(super) fn load(arguments: &VerifyArgs, run: &RecordedRun) -> anyhow::Result<
     let mut trace = String::new();
     let mut requests = 0;
     for (second, arrivals) in path.arrivals.iter().take(length.0.ceil() as usize).enumerate() {
-        let mut times: Vec<f64> = (0..*arrivals as usize).map(|_| second as f64 + rng.random::<f64>()).collect();
+        let mut times: Vec<f64> =
+            (0..*arrivals as usize).map(|_| second as f64 + rng.random::<f64>()).collect();
         times.sort_by(f64::total_cmp);
         for time in times {
             let (input, output) = sizes[rng.random_range(0..sizes.len())];

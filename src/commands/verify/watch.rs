@@ -95,7 +95,10 @@ impl Watcher {
         }
         let look = Look {
             time: Seconds::ZERO,
-            wanted: hpa.as_ref().and_then(|hpa| u32::try_from(hpa.pointer("/status/desiredReplicas")?.as_i64()?).ok()).filter(|wanted| *wanted > 0),
+            wanted: hpa
+                .as_ref()
+                .and_then(|hpa| u32::try_from(hpa.pointer("/status/desiredReplicas")?.as_i64()?).ok())
+                .filter(|wanted| *wanted > 0),
             replicas: pods.iter().filter(|pod| !pod.ending).count() as u32,
             ready: ready.len() as u32,
             metric: hpa.as_ref().and_then(metric),
@@ -136,7 +139,8 @@ impl Watcher {
 /// The first metric in the HPA's status: per replica, or as a whole.
 fn metric(hpa: &Value) -> Option<f64> {
     let current = hpa.pointer("/status/currentMetrics/0")?;
-    let current = ["pods", "external", "object"].iter().find_map(|source| current.get(source)?.get("current"))?;
+    let current =
+        ["pods", "external", "object"].iter().find_map(|source| current.get(source)?.get("current"))?;
     let text = current.get("averageValue").or_else(|| current.get("value"))?.as_str()?;
     ParsedQuantity::try_from(text).ok()?.to_bytes_f64()
 }
