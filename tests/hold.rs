@@ -9,7 +9,7 @@ use api_server::answer::Answer;
 use api_server::{ApiServer, client_of};
 use calibrate::cluster::{
     Change, Choice, Cluster, Hold, HoldError, Identity, LeaseError, LeaseTimes, ORIGINAL, Restored, Target,
-    Wish, lease_name, restore_all,
+    Wish, kinds, lease_name, restore_all,
 };
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -18,8 +18,7 @@ use std::time::Duration;
 
 const NAME: &str = "tgi";
 /// A lease that needs no patience of a test.
-const TIMES: LeaseTimes =
-    LeaseTimes { duration: Duration::from_secs(30), renew: Duration::from_millis(20) };
+const TIMES: LeaseTimes = LeaseTimes { duration: Duration::from_secs(30), renew: Duration::from_millis(20) };
 const MOST: Duration = Duration::from_secs(60);
 
 fn cluster(api: &ApiServer) -> Cluster {
@@ -58,9 +57,13 @@ fn autoscaled() -> ApiServer {
 /// What must be byte for byte as it was: specs, and annotations.
 fn owned_by_the_user(api: &ApiServer) -> String {
     let state = api.state();
-    let objects = state.store.objects.iter().filter(|(key, _)| key.resource != "pods" && key.resource != "events");
+    let objects =
+        state.store.objects.iter().filter(|(key, _)| key.resource != "pods" && key.resource != "events");
     let shown = objects.map(|(key, object)| {
-        format!("{key:?} {} {} {}\n", object["spec"], object["metadata"]["annotations"], object["metadata"]["labels"])
+        format!(
+            "{key:?} {} {} {}\n",
+            object["spec"], object["metadata"]["annotations"], object["metadata"]["labels"]
+        )
     });
     shown.collect()
 }
@@ -86,7 +89,11 @@ async fn a_target_is_held_still_and_is_then_as_it_was() {
     let target = target(&cluster).await;
     let wish = wish(Some(1));
     let hold = Hold::take(&cluster, &target, &wish, |journal| {
-        assert_eq!(owned_by_the_user(&api).replace(&lease_line(&api), ""), before, "nothing changed before it is written down");
+        assert_eq!(
+            owned_by_the_user(&api).replace(&lease_line(&api), ""),
+            before,
+            "nothing changed before it is written down"
+        );
         written.borrow_mut().push(journal.clone());
         Ok(())
     });
@@ -94,12 +101,14 @@ async fn a_target_is_held_still_and_is_then_as_it_was() {
     assert_eq!(is_paused(&api), [true; 3]);
     assert_eq!(api.object("deployments", NAME)["spec"]["replicas"], 1);
     let hpa = api.object("horizontalpodautoscalers", "gemma");
-    let original: Value = serde_json::from_str(hpa["metadata"]["annotations"][ORIGINAL].as_str().unwrap()).unwrap();
+    let original: Value =
+        serde_json::from_str(hpa["metadata"]["annotations"][ORIGINAL].as_str().unwrap()).unwrap();
     assert_eq!(original["scaleDown"]["stabilizationWindowSeconds"], 60);
     assert_eq!(hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"], 60, "the rest stays");
     let lease = api.object("leases", &lease_name(&target));
     let in_lease: Vec<Change> =
-        serde_json::from_str(lease["metadata"]["annotations"]["calibrate/changes"].as_str().unwrap()).unwrap();
+        serde_json::from_str(lease["metadata"]["annotations"]["calibrate/changes"].as_str().unwrap())
+            .unwrap();
     assert_eq!(in_lease, hold.changes());
     assert_eq!(written.borrow()[0].changes, hold.changes());
     assert_eq!(hold.changes().len(), 4);
@@ -108,7 +117,10 @@ async fn a_target_is_held_still_and_is_then_as_it_was() {
 }
 
 fn lease_line(api: &ApiServer) -> String {
-    owned_by_the_user(api).lines().find(|line| line.contains("leases")).map_or(String::new(), |l| format!("{l}\n"))
+    owned_by_the_user(api)
+        .lines()
+        .find(|line| line.contains("leases"))
+        .map_or(String::new(), |l| format!("{l}\n"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +131,12 @@ async fn an_autoscaled_target_is_refused_and_nothing_is_written() {
     let before = api.state().store.version;
     let refused = calibrate::cluster::plan(&cluster, &target, &Wish { pause: false, ..wish(None) }).await;
     let text = refused.unwrap_err().to_string();
-    for part in ["HorizontalPodAutoscaler gemma", "ScaledObject keda", "VerticalPodAutoscaler vpa", "--pause-autoscaler"] {
+    for part in [
+        "HorizontalPodAutoscaler gemma",
+        "ScaledObject keda",
+        "VerticalPodAutoscaler vpa",
+        "--pause-autoscaler",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     assert!(!text.contains("of-another"), "{text}");
@@ -216,10 +233,18 @@ async fn a_scale_that_someone_else_made_meanwhile_stays() {
 fn expire(api: &ApiServer) {
     let leases: Vec<String> = {
         let state = api.state();
-        state.store.objects.keys().filter(|key| key.resource == "leases").map(|key| key.name.clone()).collect()
+        state
+            .store
+            .objects
+            .keys()
+            .filter(|key| key.resource == "leases")
+            .map(|key| key.name.clone())
+            .collect()
     };
     for name in leases {
-        api.change("leases", &name, |lease| lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z".into());
+        api.change("leases", &name, |lease| {
+            lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z".into()
+        });
     }
 }
 
@@ -275,8 +300,10 @@ async fn after_a_kill_at_any_moment_everything_is_byte_for_byte_as_it_was() {
     hold_and_let_go(cluster(&api)).await;
     let requests = api.log().len() as u64;
     assert!(requests > 20, "{requests}");
-    let moments: Vec<(u64, bool)> =
-        (0..).flat_map(|_| (1..=requests).flat_map(|request| [(request, false), (request, true)])).take(200).collect();
+    let moments: Vec<(u64, bool)> = (0..)
+        .flat_map(|_| (1..=requests).flat_map(|request| [(request, false), (request, true)]))
+        .take(200)
+        .collect();
     for some in moments.chunks(10) {
         let kills = some.iter().map(|(request, applied)| killed_at(*request, *applied));
         futures::future::join_all(kills).await;
@@ -310,4 +337,68 @@ async fn an_autoscaler_whose_lease_someone_took_away_is_put_back_by_its_annotati
     let restored = restore_all(&cluster, "default", TIMES).await.unwrap();
     assert_eq!(restored.len(), 3, "{restored:?}");
     assert_eq!(is_paused(&api), [false; 3]);
+}
+
+/// With `CALIBRATE_TEST_KUBECONFIG` naming the kubeconfig of a real cluster: in a namespace of its own, which
+/// is gone afterwards, a Deployment with an HPA is held, let go, left to a kill, and put back.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster, named by CALIBRATE_TEST_KUBECONFIG"]
+async fn a_real_cluster_is_left_as_it_was() {
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::api::{Api, DeleteParams, PostParams};
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let path =
+        std::env::var("CALIBRATE_TEST_KUBECONFIG").expect("CALIBRATE_TEST_KUBECONFIG names a kubeconfig");
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let namespace = format!("calibrate-test-{}", std::process::id());
+    let identity = Identity {
+        context: Some("test".to_owned()),
+        cluster: None,
+        server: config.cluster_url.to_string(),
+        namespace: namespace.clone(),
+    };
+    let cluster = Cluster::new(kube::Client::try_from(config).unwrap(), identity);
+    let namespaces: Api<Namespace> = Api::all(cluster.client());
+    let new = json!({ "metadata": { "name": namespace } });
+    namespaces.create(&PostParams::default(), &serde_json::from_value(new).unwrap()).await.unwrap();
+    let tried = tokio::spawn(held_and_let_go_for_real(cluster, namespace.clone())).await;
+    namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
+    tried.unwrap();
+}
+
+async fn held_and_let_go_for_real(cluster: Cluster, namespace: String) {
+    let labels = json!({ "app": NAME });
+    let container = json!({
+        "name": "pause", "image": "registry.k8s.io/pause:3.10", "ports": [{ "containerPort": 8000 }],
+    });
+    let deployment = json!({
+        "replicas": 1, "selector": { "matchLabels": labels },
+        "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+    });
+    let hpa = json!({
+        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": NAME },
+        "minReplicas": 1, "maxReplicas": 3,
+    });
+    for (kind, spec) in [(kinds::DEPLOYMENT, deployment), (kinds::HPA, hpa)] {
+        let mut object = kind.object(NAME);
+        object.data = json!({ "spec": spec });
+        cluster.create(kind, &namespace, &object).await.unwrap();
+    }
+    let specs = async || {
+        let deployment = cluster.get(kinds::DEPLOYMENT, &namespace, NAME).await.unwrap();
+        let hpa = cluster.get(kinds::HPA, &namespace, NAME).await.unwrap();
+        format!("{} {}", deployment.data["spec"], hpa.data["spec"])
+    };
+    let before = specs().await;
+    let target = target(&cluster).await;
+    let wish = Wish { times: LeaseTimes::default(), ..wish(Some(2)) };
+    let hold = Hold::take(&cluster, &target, &wish, |_| Ok(())).await.unwrap();
+    assert_ne!(specs().await, before);
+    hold.release().await.unwrap();
+    assert_eq!(specs().await, before);
+    let killed = Hold::take(&cluster, &target, &wish, |_| Ok(())).await.unwrap();
+    std::mem::drop(killed);
+    restore_all(&cluster, &namespace, LeaseTimes::default()).await.unwrap();
+    assert_eq!(specs().await, before);
 }

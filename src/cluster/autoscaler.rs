@@ -145,8 +145,8 @@ fn active(kind: AutoscalerKind, object: &Value) -> Option<Autoscaler> {
         return None;
     }
     let number = |field: &str, default: u64| object["spec"][field].as_u64().unwrap_or(default) as u32;
-    let bounds =
-        (kind == AutoscalerKind::Hpa).then(|| (number("minReplicas", 1), number("maxReplicas", u64::from(u32::MAX))));
+    let bounds = (kind == AutoscalerKind::Hpa)
+        .then(|| (number("minReplicas", 1), number("maxReplicas", u64::from(u32::MAX))));
     let name = object["metadata"]["name"].as_str()?.to_owned();
     Some(Autoscaler { kind, name, bounds, original: kept.unwrap_or(current) })
 }
@@ -157,7 +157,7 @@ fn at(object: &Value, path: &[&str]) -> Value {
 
 /// A patch that brings a field from one value to another and sets or removes the annotation, if the object
 /// is still at its version.
-fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Value) -> Value {
+fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Option<String>) -> Value {
     let from = at(object, kind.field());
     let mut patch = json!({
         "metadata": {
@@ -182,17 +182,19 @@ const TRIES: usize = 6;
 ///
 /// # Errors
 /// It is not there any more or must not be changed.
-pub(super) async fn pause(cluster: &Cluster, namespace: &str, autoscaler: &Autoscaler) -> Result<(), ClusterError> {
-    let (kind, original) = (autoscaler.kind, &autoscaler.original);
-    let kept = Value::String(original.to_string());
+pub(super) async fn pause(
+    cluster: &Cluster,
+    namespace: &str,
+    autoscaler: &Autoscaler,
+) -> Result<(), ClusterError> {
+    let kind = autoscaler.kind;
     change(cluster, namespace, kind, &autoscaler.name, |object| {
-        // What it is by now is what is put back.
+        // What it is by now is what is put back, unless it is paused already.
         let original = match object["metadata"]["annotations"][ORIGINAL].as_str() {
-            Some(_) => original.clone(),
+            Some(_) => autoscaler.original.clone(),
             None => at(object, kind.field()),
         };
-        let kept = if original == autoscaler.original { kept.clone() } else { original.to_string().into() };
-        Some(patch(kind, object, &kind.paused(&original), kept))
+        Some(patch(kind, object, &kind.paused(&original), Some(original.to_string())))
     })
     .await
     .map(|_| ())
@@ -211,7 +213,7 @@ pub(super) async fn restore(
     let restored = change(cluster, namespace, kind, name, |object| {
         let kept = object["metadata"]["annotations"][ORIGINAL].as_str()?;
         let original = serde_json::from_str(kept).ok()?;
-        Some(patch(kind, object, &original, Value::Null))
+        Some(patch(kind, object, &original, None))
     })
     .await;
     match restored {
@@ -289,7 +291,8 @@ mod tests {
         assert!(keda(&json!({})) && keda(&json!({ KEDA_PAUSED: "false" })));
         assert!(!keda(&json!({ KEDA_PAUSED: "true" })) && !keda(&json!({ KEDA_PAUSED_AT: "1" })));
         let vpa = |mode: &Value| {
-            let object = json!({ "metadata": { "name": "x" }, "spec": { "updatePolicy": { "updateMode": mode } } });
+            let object =
+                json!({ "metadata": { "name": "x" }, "spec": { "updatePolicy": { "updateMode": mode } } });
             active(AutoscalerKind::Vpa, &object).is_some()
         };
         assert!(vpa(&json!("Auto")) && vpa(&json!("Recreate")) && vpa(&Value::Null));
@@ -309,12 +312,16 @@ mod tests {
         let original = json!({ "scaleDown": { "stabilizationWindowSeconds": 60, "selectPolicy": "Max" } });
         let object = hpa(&original);
         let paused = AutoscalerKind::Hpa.paused(&original);
-        let there = patch(AutoscalerKind::Hpa, &object, &paused, original.to_string().into());
-        let behavior = json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
+        let there = patch(AutoscalerKind::Hpa, &object, &paused, Some(original.to_string()));
+        let behavior =
+            json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
         assert_eq!(there["spec"]["behavior"], behavior);
         assert_eq!(there["metadata"]["resourceVersion"], "7");
-        let back = patch(AutoscalerKind::Hpa, &hpa(&paused), &original, Value::Null);
-        assert_eq!(back["spec"]["behavior"], json!({ "scaleDown": { "selectPolicy": "Max" }, "scaleUp": null }));
+        let back = patch(AutoscalerKind::Hpa, &hpa(&paused), &original, None);
+        assert_eq!(
+            back["spec"]["behavior"],
+            json!({ "scaleDown": { "selectPolicy": "Max" }, "scaleUp": null })
+        );
         assert_eq!(back["metadata"]["annotations"], json!({ ORIGINAL: null }));
     }
 }

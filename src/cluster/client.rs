@@ -26,13 +26,22 @@ pub struct Kind {
 
 impl Kind {
     /// A kind.
-    pub const fn new(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Kind {
+    pub const fn new(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Kind {
         Kind { group, version, kind, plural }
     }
 
     /// `apps/v1`, or `v1` for the core.
     pub fn api_version(self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     fn resource(self) -> ApiResource {
@@ -110,7 +119,8 @@ pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
     let (mut config, context, cluster) = match Kubeconfig::read() {
         Ok(kubeconfig) => {
             let (context, cluster) = chosen(&kubeconfig, context)?;
-            let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+            let options =
+                KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
             let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
             (config.map_err(|error| no_config(&error))?, Some(context), cluster)
         }

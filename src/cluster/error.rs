@@ -56,7 +56,7 @@ pub enum ClusterError {
     #[error("cannot {asked}: {said} (HTTP {status}){}", if .hint.is_empty() { String::new() } else { format!("; {hint}") })]
     Refused {
         /// What was asked.
-        asked: Asked,
+        asked: Box<Asked>,
         /// The HTTP status.
         status: u16,
         /// What the server said.
@@ -70,7 +70,7 @@ pub enum ClusterError {
     #[error("cannot {asked}: {said}; look whether the API server can be reached (kubectl cluster-info)")]
     NoAnswer {
         /// What was asked.
-        asked: Asked,
+        asked: Box<Asked>,
         /// What happened.
         said: String,
     },
@@ -83,6 +83,7 @@ fn listed(names: &[String]) -> String {
 impl ClusterError {
     /// What an error of kube's means for what was asked.
     pub fn of(asked: Asked, error: &kube::Error) -> ClusterError {
+        let asked = Box::new(asked);
         let kube::Error::Api(status) = error else {
             return ClusterError::NoAnswer { asked, said: root_cause(error) };
         };

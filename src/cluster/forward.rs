@@ -111,7 +111,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 tokio::spawn(async move {
                     let Some((pod, ip)) = shared.choose() else { return };
                     if let Err(error) = shared.connect(stream, &pod, ip.as_deref()).await {
-                        tracing::info!("the connection to port {} of the pod {pod} ended: {error}", shared.port);
+                        tracing::info!(
+                            "the connection to port {} of the pod {pod} ended: {error}",
+                            shared.port
+                        );
                     }
                     shared.give_back(&pod);
                 });
@@ -156,7 +159,8 @@ impl Shared {
             error => io::Error::other(root_cause(&error)),
         };
         let mut forward = self.pods.portforward(pod, &[self.port]).await.map_err(other)?;
-        let (Some(mut server), Some(failed)) = (forward.take_stream(self.port), forward.take_error(self.port))
+        let (Some(mut server), Some(failed)) =
+            (forward.take_stream(self.port), forward.take_error(self.port))
         else {
             return Err(io::Error::other("the port-forward has no stream"));
         };

@@ -94,7 +94,9 @@ pub enum HoldError {
         by: Vec<Autoscaler>,
     },
     /// An HPA moves replicas into its bounds even while it is paused.
-    #[error("{by} allows {min} to {max} replicas and would undo {wanted} even while it is paused; choose --replicas within")]
+    #[error(
+        "{by} allows {min} to {max} replicas and would undo {wanted} even while it is paused; choose --replicas within"
+    )]
     Bounds {
         /// The HPA.
         by: String,
@@ -106,7 +108,9 @@ pub enum HoldError {
         wanted: u32,
     },
     /// What would be changed cannot be written down.
-    #[error("nothing was changed, since what is there cannot be written down: {0}; make room, or choose another --out")]
+    #[error(
+        "nothing was changed, since what is there cannot be written down: {0}; make room, or choose another --out"
+    )]
     NotWritten(#[source] io::Error),
     /// Not everything is as it was.
     #[error("{what} is not as it was: {error}; mend it with calibrate doctor --restore")]
@@ -219,7 +223,12 @@ impl Hold {
         for change in &self.changes {
             match change {
                 Change::Paused { kind, name, original } => {
-                    let one = Autoscaler { kind: *kind, name: name.clone(), bounds: None, original: original.clone() };
+                    let one = Autoscaler {
+                        kind: *kind,
+                        name: name.clone(),
+                        bounds: None,
+                        original: original.clone(),
+                    };
                     autoscaler::pause(&self.cluster, &self.namespace, &one).await?;
                 }
                 Change::Scaled { workload, name, to, .. } => {
@@ -347,7 +356,8 @@ pub async fn restore_all(
             Ok((lease, changes)) => {
                 let count = changes.len();
                 let what = format!("the namespace {namespace}");
-                let hold = Hold { cluster: cluster.clone(), namespace: namespace.to_owned(), what, lease, changes };
+                let hold =
+                    Hold { cluster: cluster.clone(), namespace: namespace.to_owned(), what, lease, changes };
                 hold.release().await?;
                 done.push(Restored::Lease { name, changes: count });
             }

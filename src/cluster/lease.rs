@@ -62,9 +62,7 @@ impl Holder {
         let id = i32::try_from(self.process).ok().and_then(rustix::process::Pid::from_raw);
         self.host == seen_by.host
             && self.host != "unknown"
-            && id.is_some_and(|id| {
-                rustix::process::test_kill_process(id) == Err(rustix::io::Errno::SRCH)
-            })
+            && id.is_some_and(|id| rustix::process::test_kill_process(id) == Err(rustix::io::Errno::SRCH))
     }
 }
 
@@ -81,7 +79,9 @@ pub enum LeaseError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// Another has it.
-    #[error("{lease} is held by {holder}: another calibration of this target is going on; wait until it ends")]
+    #[error(
+        "{lease} is held by {holder}: another calibration of this target is going on; wait until it ends"
+    )]
     Held {
         /// The lease.
         lease: String,
@@ -169,8 +169,13 @@ impl Lease {
                 }
             };
             let found = Found::of(&object);
-            let held = || LeaseError::Held { lease: format!("Lease {namespace}/{name}"), holder: found.holder.clone() };
-            wait_until_over(cluster, namespace, name, &found, &holder, times, patient).await?.ok_or_else(held)?;
+            let held = || LeaseError::Held {
+                lease: format!("Lease {namespace}/{name}"),
+                holder: found.holder.clone(),
+            };
+            wait_until_over(cluster, namespace, name, &found, &holder, times, patient)
+                .await?
+                .ok_or_else(held)?;
             let patch = json!({
                 "metadata": { "resourceVersion": found.version },
                 "spec": {
@@ -187,7 +192,8 @@ impl Lease {
             }
         };
         let (tell, lost) = watch::channel(None);
-        let renewals = renew(cluster.clone(), namespace.to_owned(), name.to_owned(), holder.clone(), times, tell);
+        let renewals =
+            renew(cluster.clone(), namespace.to_owned(), name.to_owned(), holder.clone(), times, tell);
         let lease = Lease {
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
@@ -289,7 +295,7 @@ async fn renew(
     times: LeaseTimes,
     lost: watch::Sender<Option<String>>,
 ) {
-    let mut last = Timestamp::now();
+    let mut renewed_at = Timestamp::now();
     loop {
         tokio::time::sleep(times.renew).await;
         let patch = json!({ "spec": { "renewTime": micro_time() } });
@@ -297,13 +303,16 @@ async fn renew(
         let reason = match renewed {
             Ok(object) => match Found::of(&object).holder {
                 mine if mine == holder.to_string() => {
-                    last = Timestamp::now();
+                    renewed_at = Timestamp::now();
                     continue;
                 }
                 other => format!("the lease {namespace}/{name} was taken over by {other}"),
             },
             Err(error) if error.is_not_found() => format!("the lease {namespace}/{name} was taken away"),
-            Err(error) if last.duration_until(Timestamp::now()).as_secs_f64() > times.duration.as_secs_f64() => {
+            Err(error)
+                if renewed_at.duration_until(Timestamp::now()).as_secs_f64()
+                    > times.duration.as_secs_f64() =>
+            {
                 format!("the lease could not be renewed: {error}")
             }
             Err(error) => {

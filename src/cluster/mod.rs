@@ -49,7 +49,7 @@ pub use rbac::{SERVICE_ACCOUNT, rbac_files};
 pub use service::service_url;
 pub use standing::{Standing, limited, standing};
 pub use target::{Choice, Port, Target, TargetError, TargetName, Workload, waiting};
-pub use write::{ApplyMode, as_json, scaled_kind};
+pub use write::{ApplyMode, as_json, scaled_kind, workload_kind};
 
 /// Who changes fields, in managed fields.
 pub const MANAGER: &str = "calibrate";

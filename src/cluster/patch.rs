@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn what_is_the_same_is_left_out() {
         let from = json!({ "a": 1, "b": { "c": 2, "d": 3 } });
-        assert_eq!(difference(&from, &json!({ "a": 1, "b": { "c": 4 } })), Some(json!({ "b": { "d": null, "c": 4 } })));
+        assert_eq!(
+            difference(&from, &json!({ "a": 1, "b": { "c": 4 } })),
+            Some(json!({ "b": { "d": null, "c": 4 } }))
+        );
         assert_eq!(difference(&from, &from), None);
     }
 }

@@ -113,7 +113,11 @@ impl Pod {
 ///
 /// # Errors
 /// Events must not be read.
-pub async fn pulled(cluster: &Cluster, namespace: &str, pod: &Pod) -> Result<Option<Timestamp>, ClusterError> {
+pub async fn pulled(
+    cluster: &Cluster,
+    namespace: &str,
+    pod: &Pod,
+) -> Result<Option<Timestamp>, ClusterError> {
     let events = cluster.list(kinds::EVENT, namespace, "").await?;
     let events = events.into_iter().filter_map(|object| object.try_parse::<core::Event>().ok());
     let mine = events.filter(|event| {

@@ -11,20 +11,23 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 ///
 /// # Errors
 /// There is none, there are several, or it has no address that can be reached from here.
-pub async fn service_url(cluster: &Cluster, target: &Target, wanted: Option<&str>) -> Result<String, TargetError> {
+pub async fn service_url(
+    cluster: &Cluster,
+    target: &Target,
+    wanted: Option<&str>,
+) -> Result<String, TargetError> {
     let wrong = |found: String| TargetError::Service { what: target.what(), found };
-    let service = match wanted {
-        Some(name) => cluster.get(kinds::SERVICE, &target.namespace, name).await?.try_parse::<Service>().ok(),
-        None => {
-            let all = cluster.list(kinds::SERVICE, &target.namespace, "").await?;
-            let all = all.into_iter().filter_map(|object| object.try_parse::<Service>().ok());
-            let mut fitting: Vec<Service> = all.filter(|service| selects(service, target)).collect();
-            if fitting.len() > 1 {
-                let names = fitting.iter().filter_map(|service| service.metadata.name.as_deref());
-                return Err(wrong(format!("the Services {}", names.collect::<Vec<_>>().join(", "))));
-            }
-            fitting.pop()
+    let service = if let Some(name) = wanted {
+        cluster.get(kinds::SERVICE, &target.namespace, name).await?.try_parse::<Service>().ok()
+    } else {
+        let all = cluster.list(kinds::SERVICE, &target.namespace, "").await?;
+        let all = all.into_iter().filter_map(|object| object.try_parse::<Service>().ok());
+        let mut fitting: Vec<Service> = all.filter(|service| selects(service, target)).collect();
+        if fitting.len() > 1 {
+            let names = fitting.iter().filter_map(|service| service.metadata.name.as_deref());
+            return Err(wrong(format!("the Services {}", names.collect::<Vec<_>>().join(", "))));
         }
+        fitting.pop()
     };
     let service = service.ok_or_else(|| wrong("no Service that selects its pods".to_owned()))?;
     let name = service.metadata.name.clone().unwrap_or_default();
@@ -37,7 +40,9 @@ pub async fn service_url(cluster: &Cluster, target: &Target, wanted: Option<&str
     match (cluster.identity().context.is_none(), outside) {
         (true, _) => Ok(format!("http://{name}.{}.svc:{port}", target.namespace)),
         (false, Some(address)) => Ok(format!("http://{address}:{port}")),
-        (false, None) => Err(wrong(format!("the Service {name}, which cannot be reached from outside of the cluster"))),
+        (false, None) => {
+            Err(wrong(format!("the Service {name}, which cannot be reached from outside of the cluster")))
+        }
     }
 }
 

@@ -166,7 +166,9 @@ pub enum TargetError {
         found: String,
     },
     /// Several ports may be the one.
-    #[error("the container {container} of {what} has the ports {found}, and which one serves is not clear; name it with --port")]
+    #[error(
+        "the container {container} of {what} has the ports {found}, and which one serves is not clear; name it with --port"
+    )]
     Ports {
         /// The object.
         what: String,
@@ -176,7 +178,9 @@ pub enum TargetError {
         found: String,
     },
     /// There is no such port.
-    #[error("the container {container} of {what} has no port '{wanted}', it has {found}; give its number with --port")]
+    #[error(
+        "the container {container} of {what} has no port '{wanted}', it has {found}; give its number with --port"
+    )]
     NoPort {
         /// The object.
         what: String,
@@ -212,14 +216,23 @@ impl Target {
     ///
     /// # Errors
     /// It is not there or leaves open what serves.
-    pub async fn read(cluster: &Cluster, name: &TargetName, choice: &Choice<'_>) -> Result<Target, TargetError> {
+    pub async fn read(
+        cluster: &Cluster,
+        name: &TargetName,
+        choice: &Choice<'_>,
+    ) -> Result<Target, TargetError> {
         let namespace = name.namespace.as_ref().unwrap_or(&cluster.identity().namespace);
         let object = cluster.get(name.workload.kind(), namespace, &name.name).await?;
         Target::of(name, namespace, &object.data["spec"], choice)
     }
 
     /// What the spec of a workload says.
-    fn of(name: &TargetName, namespace: &str, spec: &Value, choice: &Choice<'_>) -> Result<Target, TargetError> {
+    fn of(
+        name: &TargetName,
+        namespace: &str,
+        spec: &Value,
+        choice: &Choice<'_>,
+    ) -> Result<Target, TargetError> {
         let what = format!("{} {namespace}/{}", name.workload.kind().kind, name.name);
         let incomplete = |field| TargetError::Incomplete { what: what.clone(), field };
         let groups = &spec["leaderWorkerTemplate"];
@@ -230,16 +243,7 @@ impl Target {
             _ => &spec["template"],
         };
         let template = pod_template(template).ok_or_else(|| incomplete("pod template"))?;
-        let selector = match name.workload {
-            Workload::LeaderWorkerSet => format!(
-                "leaderworkerset.sigs.k8s.io/name={},leaderworkerset.sigs.k8s.io/worker-index=0",
-                name.name
-            ),
-            _ => {
-                let selector = serde_json::from_value(spec["selector"].clone());
-                selector_text(&selector.unwrap_or_default()).ok_or_else(|| incomplete("selector of pods"))?
-            }
-        };
+        let selector = selector_of(name, spec).ok_or_else(|| incomplete("selector of pods"))?;
         let labels = template.metadata.and_then(|metadata| metadata.labels).unwrap_or_default();
         let containers = template.spec.map(|spec| spec.containers).unwrap_or_default();
         let container = container(&containers, choice.container, &what)?;
@@ -303,12 +307,22 @@ impl Target {
 /// What pods wait for.
 pub fn waiting(pods: &[Pod]) -> String {
     let waits = pods.iter().filter(|pod| !pod.ready);
-    let waits = waits.map(|pod| format!("{} ({})", pod.name, pod.why_not.as_deref().unwrap_or("is not ready")));
+    let waits =
+        waits.map(|pod| format!("{} ({})", pod.name, pod.why_not.as_deref().unwrap_or("is not ready")));
     waits.collect::<Vec<_>>().join(", ")
 }
 
 fn pod_template(value: &Value) -> Option<PodTemplateSpec> {
     value.is_object().then(|| serde_json::from_value(value.clone()).ok())?
+}
+
+/// What takes the pods that serve: of a LeaderWorkerSet its leaders. `None`: nothing does.
+fn selector_of(name: &TargetName, spec: &Value) -> Option<String> {
+    if name.workload == Workload::LeaderWorkerSet {
+        let labels = "leaderworkerset.sigs.k8s.io";
+        return Some(format!("{labels}/name={},{labels}/worker-index=0", name.name));
+    }
+    selector_text(&serde_json::from_value(spec["selector"].clone()).ok()?)
 }
 
 /// A selector as `kubectl -l` takes it. `None`: it takes everything.
@@ -335,10 +349,15 @@ fn label(labels: &BTreeMap<String, String>, selector: &str) -> Option<(String, S
 }
 
 /// The container that serves: the one that is named, the only one, or the only one with a GPU.
-fn container<'a>(all: &'a [Container], wanted: Option<&str>, what: &str) -> Result<&'a Container, TargetError> {
+fn container<'a>(
+    all: &'a [Container],
+    wanted: Option<&str>,
+    what: &str,
+) -> Result<&'a Container, TargetError> {
     let found = || all.iter().map(|container| container.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(wanted) = wanted {
-        let no = || TargetError::NoContainer { what: what.to_owned(), wanted: wanted.to_owned(), found: found() };
+        let no =
+            || TargetError::NoContainer { what: what.to_owned(), wanted: wanted.to_owned(), found: found() };
         return all.iter().find(|container| container.name == wanted).ok_or_else(no);
     }
     if let [only] = all {
@@ -360,7 +379,9 @@ fn port(container: &Container, wanted: Option<&str>, what: &str) -> Result<Port,
     let tcp = container.ports.iter().flatten();
     let tcp = tcp.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     let all: Vec<Port> = tcp
-        .filter_map(|port| Some(Port { number: port.container_port.try_into().ok()?, name: port.name.clone() }))
+        .filter_map(|port| {
+            Some(Port { number: port.container_port.try_into().ok()?, name: port.name.clone() })
+        })
         .collect();
     let found = match all.as_slice() {
         [] => "none".to_owned(),
@@ -370,7 +391,8 @@ fn port(container: &Container, wanted: Option<&str>, what: &str) -> Result<Port,
     match (wanted, all.as_slice()) {
         (Some(wanted), _) => {
             let number = wanted.parse::<u16>().ok();
-            let listed = all.iter().find(|port| Some(port.number) == number || port.name.as_deref() == Some(wanted));
+            let listed =
+                all.iter().find(|port| Some(port.number) == number || port.name.as_deref() == Some(wanted));
             // A port need not be listed to be open.
             let port = listed.cloned().or_else(|| Some(Port { number: number?, name: None }));
             port.ok_or_else(|| TargetError::NoPort { what, container, wanted: wanted.to_owned(), found })
@@ -385,15 +407,16 @@ fn port(container: &Container, wanted: Option<&str>, what: &str) -> Result<Port,
 fn model(container: &Container) -> Option<String> {
     const FLAGS: [&str; 3] = ["--model-id", "--model", "--model-path"];
     const VARIABLES: [&str; 3] = ["MODEL_ID", "HF_MODEL_ID", "MODEL"];
-    let words: Vec<&String> = container.command.iter().flatten().chain(container.args.iter().flatten()).collect();
+    let words: Vec<&String> =
+        container.command.iter().flatten().chain(container.args.iter().flatten()).collect();
     let by_flag = words.iter().enumerate().find_map(|(place, word)| match word.split_once('=') {
         Some((flag, model)) if FLAGS.contains(&flag) => Some(model.to_owned()),
         None if FLAGS.contains(&word.as_str()) => words.get(place + 1).map(|model| (*model).clone()),
         _ => None,
     });
     let variables = container.env.iter().flatten();
-    let by_variable = variables.filter(|variable| VARIABLES.contains(&variable.name.as_str()));
-    by_flag.or_else(|| by_variable.filter_map(|variable| variable.value.clone()).next())
+    let mut by_variable = variables.filter(|variable| VARIABLES.contains(&variable.name.as_str()));
+    by_flag.or_else(|| by_variable.find_map(|variable| variable.value.clone()))
 }
 
 #[cfg(test)]
@@ -454,7 +477,9 @@ mod tests {
         let ports = json!([{ "containerPort": 8000, "name": "http" }, { "containerPort": 9000 }]);
         let spec = spec(&json!([server(&ports)]));
         let error = read(&spec, &Choice::default()).unwrap_err();
-        assert!(error.contains("Deployment prod/tgi has the ports 8000 (http), 9000") && error.contains("--port"));
+        assert!(
+            error.contains("Deployment prod/tgi has the ports 8000 (http), 9000") && error.contains("--port")
+        );
         let number = |port| read(&spec, &Choice { port: Some(port), container: None }).map(|t| t.port.number);
         assert_eq!([number("http"), number("9000"), number("7")], [Ok(8000), Ok(9000), Ok(7)]);
         assert!(number("grpc").unwrap_err().contains("no port 'grpc', it has 8000 (http), 9000"));

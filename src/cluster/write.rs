@@ -97,7 +97,11 @@ pub fn as_json(object: &DynamicObject) -> Value {
 
 /// The kind of what an HPA scales. `None`: one that serves no models.
 pub fn scaled_kind(hpa: &Value) -> Option<Kind> {
-    let name = hpa.pointer("/spec/scaleTargetRef/kind").and_then(Value::as_str)?;
+    workload_kind(hpa.pointer("/spec/scaleTargetRef/kind").and_then(Value::as_str)?)
+}
+
+/// The kind of a workload by its name, like `Deployment`. `None`: one that serves no models.
+pub fn workload_kind(name: &str) -> Option<Kind> {
     let known = [kinds::DEPLOYMENT, kinds::STATEFUL_SET, kinds::LEADER_WORKER_SET];
     known.into_iter().find(|kind| kind.kind == name)
 }

@@ -4,6 +4,7 @@
 use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
+use crate::cluster::TargetName;
 use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
 use crate::measurement::{Event, PodStart, Sample, Series, Source};
 use crate::plan::RequestSource;
@@ -119,9 +120,13 @@ pub(super) fn from_run(
         .ok()
         .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis, &run.events)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
-    let names = server(run.info.target.kind.as_deref()).map(|server| ClusterNames {
-        gpu_metric: gpu_metric(&run.samples),
-        ..names_for(server, &scenario.cluster, scenario.gpus_per_replica)
+    let names = server(run.info.target.kind.as_deref()).map(|server| {
+        let mut names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
+        names.gpu_metric = gpu_metric(&run.samples);
+        if let Some(scaled) = scaled(scenario) {
+            names.scaled = scaled;
+        }
+        names
     });
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
@@ -148,6 +153,13 @@ pub(super) fn from_run(
         names,
         simulation: None,
     })
+}
+
+/// API version and kind of the workload that was calibrated, where it was one in a cluster.
+fn scaled(scenario: &Scenario) -> Option<(String, String)> {
+    let name: TargetName = scenario.workload.deployment.as_ref()?.parse().ok()?;
+    let kind = name.workload.kind();
+    Some((kind.api_version(), kind.kind.to_owned()))
 }
 
 /// The control loop as the scenario describes it.
@@ -247,6 +259,7 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
     let given = given.clone();
     ClusterNames {
         deployment: given.deployment.unwrap_or(page.deployment),
+        scaled: page.scaled,
         hpa_name: given.hpa_name,
         namespace: given.namespace.unwrap_or(page.namespace),
         app: given.app.unwrap_or(page.app),

@@ -162,7 +162,8 @@ fn in_cluster(
         }
         metrics.sort();
         metrics.dedup_by_key(|metric| metric.resource());
-        more.extend(cluster::rbac_files(&names.namespace, cluster::kinds::DEPLOYMENT, &metrics)?);
+        let workload = cluster::workload_kind(&names.scaled.1).unwrap_or(cluster::kinds::DEPLOYMENT);
+        more.extend(cluster::rbac_files(&names.namespace, workload, &metrics)?);
     }
     if let Some(image) = image {
         let text = manifest::job(names, image, cluster::SERVICE_ACCOUNT, &JOB_SLOS.map(str::to_owned))?;

@@ -27,6 +27,7 @@ use resume::Earlier;
 use setup::Setup;
 pub(super) use setup::{reach, sources_of, start_server};
 pub(super) use signals::listen;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,14 +90,15 @@ pub(super) async fn measure(
     let directory = earlier.as_ref().map_or_else(|| cluster::directory(&scenario), |e| e.directory.clone());
     let found = cluster::Found::look(&scenario, directory, yes, console);
     let Some(found) = unless_interrupted(&stop_changes, found).await? else {
-        return drive(scenario, None, earlier, console, stop, stop_changes).await;
+        return Box::pin(drive(scenario, None, earlier, console, stop, stop_changes)).await;
     };
     let held = found.hold().await?;
     let measured = async {
         let reached = unless_interrupted(&stop_changes, held.reach()).await?;
-        drive(reached.scenario.clone(), Some(reached), earlier, console, stop, stop_changes.clone()).await
+        let scenario = reached.scenario.clone();
+        Box::pin(drive(scenario, Some(reached), earlier, console, stop, stop_changes.clone())).await
     };
-    let measured = std::panic::AssertUnwindSafe(measured).catch_unwind().await;
+    let measured = Box::pin(AssertUnwindSafe(measured).catch_unwind()).await;
     let released = held.release().await;
     match (measured, released) {
         (Err(panic), _) => std::panic::resume_unwind(panic),

@@ -45,8 +45,8 @@ pub fn hpa(
         },
         spec: HorizontalPodAutoscalerSpec {
             scale_target_ref: CrossVersionObjectReference {
-                api_version: Some("apps/v1".to_owned()),
-                kind: "Deployment".to_owned(),
+                api_version: Some(names.scaled.0.clone()),
+                kind: names.scaled.1.clone(),
                 name: names.deployment.clone(),
             },
             min_replicas: Some(replicas(names.min_replicas)),

@@ -27,23 +27,13 @@ pub fn job(
     slos: &[String],
 ) -> Result<String, ManifestError> {
     names.validate()?;
-    let (namespace, deployment) = (&names.namespace, &names.deployment);
-    let header = [
-        format!(
-            "Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."
-        ),
-        "It is suspended, since it loads the server until the SLO breaks. To start it:".to_owned(),
-        format!("kubectl patch job calibrate -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
-        "What it does, and then its results, which its second container keeps for up to a day:".to_owned(),
-        format!("kubectl logs -n {namespace} -f job/calibrate -c calibrate"),
-        format!(
-            "kubectl cp -n {namespace} -c results $(kubectl get pod -n {namespace} -l job-name=calibrate -o name | cut -d/ \
-             -f2):{RESULTS}/run ./run"
-        ),
-        format!("kubectl delete job calibrate -n {namespace}"),
-    ];
+    let ClusterNames { namespace, deployment, scaled: (_, kind), .. } = names;
+    let workload = match kind.as_str() {
+        "Deployment" => format!("{namespace}/{deployment}"),
+        kind => format!("{}/{namespace}/{deployment}", kind.to_lowercase()),
+    };
     let mut arguments: Vec<String> = ["run", "--ramp", "--deployment"].map(str::to_owned).into();
-    arguments.extend([format!("{namespace}/{deployment}"), "--out".to_owned(), format!("{RESULTS}/run")]);
+    arguments.extend([workload, "--out".to_owned(), format!("{RESULTS}/run")]);
     arguments.extend(slos.iter().flat_map(|slo| ["--slo".to_owned(), slo.clone()]));
     let calibrate = Container {
         args: Some(arguments),
@@ -56,10 +46,48 @@ pub fn job(
         resources: Some(requests(&[("cpu", "10m"), ("memory", "16Mi")])),
         ..container("results", KEEPER)
     };
-    let pod = PodSpec {
+    let metadata = ObjectMeta {
+        name: Some("calibrate".to_owned()),
+        namespace: Some(namespace.clone()),
+        ..ObjectMeta::default()
+    };
+    let spec = JobSpec {
+        suspend: Some(true),
+        // A second calibration on top of a failed one helps nobody.
+        backoff_limit: Some(0),
+        active_deadline_seconds: Some(2 * LONGEST),
+        template: PodTemplateSpec {
+            spec: Some(pod(service_account, vec![calibrate, results])),
+            ..PodTemplateSpec::default()
+        },
+        ..JobSpec::default()
+    };
+    to_yaml(&Job { metadata, spec: Some(spec), status: None }, &header(names))
+}
+
+/// How it is used.
+fn header(names: &ClusterNames) -> Vec<String> {
+    let ClusterNames { namespace, deployment, .. } = names;
+    vec![
+        format!("Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."),
+        "It is suspended, since it loads the server until the SLO breaks. To start it:".to_owned(),
+        format!("kubectl patch job calibrate -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
+        "What it does, and then its results, which its second container keeps for up to a day:".to_owned(),
+        format!("kubectl logs -n {namespace} -f job/calibrate -c calibrate"),
+        format!(
+            "kubectl cp -n {namespace} -c results $(kubectl get pod -n {namespace} -l job-name=calibrate -o name | cut -d/ \
+             -f2):{RESULTS}/run ./run"
+        ),
+        format!("kubectl delete job calibrate -n {namespace}"),
+    ]
+}
+
+/// A pod of nobody's, with a place for results.
+fn pod(service_account: &str, containers: Vec<Container>) -> PodSpec {
+    PodSpec {
         service_account_name: Some(service_account.to_owned()),
         restart_policy: Some("Never".to_owned()),
-        containers: vec![calibrate, results],
+        containers,
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
@@ -77,21 +105,7 @@ pub fn job(
             ..Volume::default()
         }]),
         ..PodSpec::default()
-    };
-    let meta = |name: &str| ObjectMeta {
-        name: Some(name.to_owned()),
-        namespace: Some(namespace.clone()),
-        ..ObjectMeta::default()
-    };
-    let spec = JobSpec {
-        suspend: Some(true),
-        // A second calibration on top of a failed one helps nobody.
-        backoff_limit: Some(0),
-        active_deadline_seconds: Some(2 * LONGEST),
-        template: PodTemplateSpec { spec: Some(pod), ..PodTemplateSpec::default() },
-        ..JobSpec::default()
-    };
-    to_yaml(&Job { metadata: meta("calibrate"), spec: Some(spec), status: None }, &header)
+    }
 }
 
 /// A container that may write nothing but the results.

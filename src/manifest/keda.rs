@@ -41,6 +41,12 @@ pub struct ScaledObjectSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScaleTargetRef {
+    /// Its API version, where it is no Deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// Its kind, where it is no Deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Its name.
     pub name: String,
 }
@@ -161,8 +167,14 @@ pub fn scaled_object(
         authentication_ref: names.is_managed().then(|| AuthenticationRef { name: IDENTITY.to_owned() }),
     };
     let behavior = hpa::behavior(names.has_tolerance().then_some(tolerance));
+    let (api_version, kind) = names.scaled.clone();
+    let other = kind != "Deployment";
     let spec = ScaledObjectSpec {
-        scale_target_ref: ScaleTargetRef { name: names.deployment.clone() },
+        scale_target_ref: ScaleTargetRef {
+            api_version: other.then_some(api_version),
+            kind: other.then_some(kind),
+            name: names.deployment.clone(),
+        },
         min_replica_count: names.min_replicas,
         max_replica_count: names.max_replicas,
         advanced: Advanced { horizontal_pod_autoscaler_config: HpaConfig { behavior } },

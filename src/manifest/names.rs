@@ -5,8 +5,10 @@ use super::server::{GpuMetric, Server};
 /// What the manifests name. The defaults are those of Google's how-to page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterNames {
-    /// The Deployment that is scaled.
+    /// The Deployment, or other workload, that is scaled.
     pub deployment: String,
+    /// Its API version and its kind.
+    pub scaled: (String, String),
     /// The HPA; `None`: the two names of the page.
     pub hpa_name: Option<String>,
     /// Its namespace.
@@ -43,6 +45,7 @@ impl Default for ClusterNames {
     fn default() -> Self {
         ClusterNames {
             deployment: "tgi-gemma-deployment".to_owned(),
+            scaled: ("apps/v1".to_owned(), "Deployment".to_owned()),
             hpa_name: None,
             namespace: "default".to_owned(),
             app: "gemma-server".to_owned(),

@@ -2,7 +2,7 @@
 //! when the new replica serves; bounded by what the control loop and the metric itself allow; rounded down to
 //! milli-units and checked against what the controller really does with it.
 
-use super::{Assumptions, Gate, Target, Term};
+use super::{Assumptions, Gate, LagOrigin, Target, Term};
 use crate::analyze::{Analysis, Capacity, Curve, GaugeSummary, Origin, StepAnalysis};
 use crate::hpa::{self, Generation, Source};
 use crate::units::{Milli, Rate, Signal};
@@ -151,12 +151,12 @@ fn terms(
         term(
             "reaction time: lag + half a sync + start-up",
             format!(
-                "{} ({}) + {} + {} ({}) = {}",
+                "{} ({}) + {} + {}{} = {}",
                 assumptions.lag,
                 assumptions.lag_origin.word(),
                 Assumptions::HALF_SYNC,
                 assumptions.startup,
-                assumptions.startup_origin.word(),
+                if assumptions.startup_origin == LagOrigin::Measured { " (measured)" } else { "" },
                 assumptions.reaction()
             ),
         ),

@@ -119,35 +119,39 @@ impl Band {
 impl Predicted {
     /// Plays the draws.
     pub fn of(scaler: &Autoscaler, draws: &[Draw]) -> Predicted {
-        let mut violations = Vec::new();
-        let mut timelines: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+        let (mut violations, mut ready, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for draw in draws {
-            let (mut ready, mut wanted) = (Vec::new(), Vec::new());
+            let (mut serving, mut asked) = (Vec::new(), Vec::new());
             let outcome = draw.play(scaler, |tick| {
-                ready.push(tick.serving as f64);
-                wanted.push(f64::from(tick.wanted));
+                serving.push(tick.serving as f64);
+                asked.push(f64::from(tick.wanted));
             });
             violations.push(outcome.violations());
-            timelines.push((ready, wanted));
+            ready.push(serving);
+            wanted.push(asked);
         }
-        let seconds = timelines.iter().map(|(ready, _)| ready.len()).max().unwrap_or(0);
-        let bands = |of: &dyn Fn(&(Vec<f64>, Vec<f64>), usize) -> Option<f64>| -> Vec<Band> {
-            let at = |second| Band::of(timelines.iter().filter_map(|line| of(line, second)));
-            (0..seconds).filter_map(at).collect()
-        };
-        let reactions = |line: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> Option<f64>| {
-            let times: Vec<f64> = timelines.iter().filter_map(line).collect();
-            (2 * times.len() > timelines.len()).then(|| Band::of(times.into_iter())).flatten()
-        };
         Predicted {
             draws: draws.len(),
             violations: Band::of(violations.into_iter()).unwrap_or_default(),
-            ready: bands(&|(ready, _), second| ready.get(second).copied()),
-            wanted: bands(&|(_, wanted), second| wanted.get(second).copied()),
-            decided: reactions(&|(_, wanted)| rise(wanted)),
-            served: reactions(&|(ready, _)| rise(ready)),
+            decided: rises(&wanted),
+            served: rises(&ready),
+            ready: bands(&ready),
+            wanted: bands(&wanted),
         }
     }
+}
+
+/// The band of several lines in each second.
+fn bands(lines: &[Vec<f64>]) -> Vec<Band> {
+    let seconds = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let at = |second: usize| Band::of(lines.iter().filter_map(|line| line.get(second).copied()));
+    (0..seconds).filter_map(at).collect()
+}
+
+/// When lines rise. `None`: most of them never do.
+fn rises(lines: &[Vec<f64>]) -> Option<Band> {
+    let times: Vec<f64> = lines.iter().filter_map(|line| rise(line)).collect();
+    if 2 * times.len() > lines.len() { Band::of(times.into_iter()) } else { None }
 }
 
 /// The second in which a line first exceeds its start.

@@ -1,7 +1,8 @@
 //! The fields of a scenario, which are the flags of `run`, and the complete scenario they make.
 
 use super::{
-    ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings, WorkloadSettings,
+    ClusterSettings, HeaderSpec, RampSpec, ScenarioError, SecretSource, SizeSpec, SourceSettings,
+    WorkloadSettings,
 };
 use crate::units::{Seconds, Slo, SloMetric};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -318,16 +319,7 @@ impl Settings {
         self.check_sources_of_sizes()?;
         let all = self.over(Settings::defaults());
         all.check_values()?;
-        let mut settings = all.clone();
-        if all.target.is_some() {
-            settings.preset = None;
-        }
-        if all.burstiness.is_some() {
-            settings.arrivals = None;
-        }
-        if all.dataset.is_some() || matches!(all.ramp, Some(RampSpec::Trace { .. })) {
-            (settings.input_tokens, settings.output_tokens) = (None, None);
-        }
+        let mut settings = all.effective();
         let metrics_urls = all.metrics_url.unwrap_or_default();
         let replicas = all.replicas.unwrap_or(metrics_urls.len().max(1) as u32);
         // A workload's are as they are, unless the user says otherwise.
@@ -378,6 +370,21 @@ impl Settings {
             workload: all.workload,
             settings,
         })
+    }
+
+    /// These settings without what others of them make idle.
+    fn effective(&self) -> Settings {
+        let mut settings = self.clone();
+        if self.target.is_some() {
+            settings.preset = None;
+        }
+        if self.burstiness.is_some() {
+            settings.arrivals = None;
+        }
+        if self.dataset.is_some() || matches!(self.ramp, Some(RampSpec::Trace { .. })) {
+            (settings.input_tokens, settings.output_tokens) = (None, None);
+        }
+        settings
     }
 
     fn check_version(&self) -> Result<(), ScenarioError> {

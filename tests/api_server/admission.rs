@@ -26,9 +26,10 @@ static REFUSED: LazyLock<Vec<(Value, String)>> = LazyLock::new(|| {
         let said = &recording["response"]["body"];
         // Only where the spec itself is to blame.
         let by_spec = match said["code"].as_u64()? {
-            422 => said["details"]["causes"].as_array()?.iter().all(|cause| {
-                cause["field"].as_str().is_some_and(|field| field.starts_with("spec"))
-            }),
+            422 => said["details"]["causes"]
+                .as_array()?
+                .iter()
+                .all(|cause| cause["field"].as_str().is_some_and(|field| field.starts_with("spec"))),
             400 => said["message"].as_str()?.contains("quantities must match"),
             _ => false,
         };
@@ -57,7 +58,9 @@ pub fn admit(object: &mut Value, minor: u32) {
     }
     for metric in spec["metrics"].as_array_mut().into_iter().flatten() {
         for source in ["pods", "external", "object"] {
-            let Some(target) = metric.get_mut(source).and_then(|source| source.get_mut("target")) else { continue };
+            let Some(target) = metric.get_mut(source).and_then(|source| source.get_mut("target")) else {
+                continue;
+            };
             for value in ["averageValue", "value"] {
                 canonical(target, value);
             }
@@ -97,7 +100,9 @@ fn canonical(holder: &mut Value, field: &str) {
     let Some(slot) = holder.get_mut(field) else { return };
     let text = slot.as_str().map_or_else(|| slot.to_string(), str::to_owned);
     // A whole number, with or without a suffix of thousands, stays as it was written.
-    if slot.is_string() && !text.contains('.') && !text.ends_with(['m', 'u', 'n']) {
+    let power = text.split_once(['e', 'E']).and_then(|(_, power)| power.parse::<i32>().ok());
+    let huge = power.is_some_and(|power| !(0..=18).contains(&power));
+    if slot.is_string() && !text.contains('.') && !text.ends_with(['m', 'u', 'n']) && !huge {
         *slot = text.trim().into();
         return;
     }

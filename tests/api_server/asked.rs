@@ -30,7 +30,7 @@ impl Asked {
         let mut asked = Asked { path: path.to_owned(), query, ..Asked::default() };
         let rest = match segments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["api", version, rest @ ..] if !version.is_empty() => {
-                asked.version = (*version).to_owned();
+                asked.version = String::from(*version);
                 rest.to_vec()
             }
             ["apis", group, version, rest @ ..] => {
@@ -51,7 +51,7 @@ impl Asked {
         asked.name = some(1);
         asked.subresource = some(2);
         asked.tail = rest.get(3..).unwrap_or_default().join("/");
-        asked.verb = asked.verb_of(method).to_owned();
+        asked.verb = String::from(asked.verb_of(method));
         asked
     }
 
@@ -83,7 +83,11 @@ impl Asked {
 
     /// `horizontalpodautoscalers.autoscaling`.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.resource.clone() } else { format!("{}.{}", self.resource, self.group) }
+        if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        }
     }
 
     /// `deployments/scale`, as a Role names it.
@@ -105,15 +109,12 @@ fn decoded(text: &str) -> String {
     let (mut out, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         let code = text.get(at + 1..at + 3).and_then(|code| u8::from_str_radix(code, 16).ok());
-        match code.filter(|_| bytes[at] == b'%') {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
+        if let Some(byte) = code.filter(|_| bytes[at] == b'%') {
+            out.push(byte);
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
         }
     }
     String::from_utf8_lossy(&out).into_owned()

@@ -18,9 +18,10 @@ impl Rights {
             return true;
         }
         let resource = asked.full_resource();
-        let denied = self.denied.iter().any(|[verb, group, denied]| {
-            *verb == asked.verb && *group == asked.group && *denied == resource
-        });
+        let denied = self
+            .denied
+            .iter()
+            .any(|[verb, group, denied]| *verb == asked.verb && *group == asked.group && *denied == resource);
         let granted = self.only.as_ref().is_none_or(|rules| {
             rules.iter().any(|(namespace, rule)| {
                 (namespace.is_none() || *namespace == asked.namespace) && grants(rule, asked, &resource)

@@ -150,7 +150,8 @@ impl Entry {
             None => String::new(),
         };
         let version = self.head["apiVersion"].as_str().unwrap_or_default();
-        let using = if self.head["operation"] == "Update" { format!(" using {version}") } else { String::new() };
+        let using =
+            if self.head["operation"] == "Update" { format!(" using {version}") } else { String::new() };
         format!("{name:?}{subresource}{using}")
     }
 }

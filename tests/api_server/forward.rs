@@ -34,7 +34,8 @@ pub async fn proxy(shared: &Shared, asked: &Asked, method: http::Method, body: V
     let (pod, port) = name.split_once(':').unwrap_or((&name, "80"));
     let backend = shared.state().backend(pod, port.parse().unwrap_or(0));
     let Some(address) = backend else {
-        let message = format!("error trying to reach service: dial tcp 10.244.0.9:{port}: connect: connection refused");
+        let message =
+            format!("error trying to reach service: dial tcp 10.244.0.9:{port}: connect: connection refused");
         return Answer::status(503, "ServiceUnavailable", &message, serde_json::Value::Null).into_response();
     };
     let url = format!("http://{address}/{}", asked.tail);

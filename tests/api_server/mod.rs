@@ -71,6 +71,9 @@ struct Hang {
 
 type Hook = Box<dyn FnMut(&Value) -> Option<Value> + Send>;
 
+/// Labels and value of one series.
+pub type Series = (BTreeMap<String, String>, String);
+
 /// Everything that the server knows.
 pub struct ApiState {
     pub store: Store,
@@ -82,7 +85,7 @@ pub struct ApiState {
     /// Values of custom metrics: metric, then pod.
     pub custom: BTreeMap<String, BTreeMap<String, String>>,
     /// Values of external metrics: metric, then labels and value of each series.
-    pub external: BTreeMap<String, Vec<(BTreeMap<String, String>, String)>>,
+    pub external: BTreeMap<String, Vec<Series>>,
     pub adapter_down: bool,
     /// API groups whose CRDs or adapters are not installed.
     pub absent: BTreeSet<String>,
@@ -189,9 +192,14 @@ impl ApiServer {
         });
         let directory = tempfile::TempDir::new().unwrap();
         let server = ApiServer { shared, address, directory, runtime: Some(runtime) };
-        server.put("", "namespaces", None, json!({
-            "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "default" },
-        }));
+        server.put(
+            "",
+            "namespaces",
+            None,
+            json!({
+                "kind": "Namespace", "apiVersion": "v1", "metadata": { "name": "default" },
+            }),
+        );
         server.write_kubeconfig(None);
         server
     }
@@ -259,7 +267,8 @@ impl ApiServer {
     pub fn change(&self, resource: &str, name: &str, change: impl FnOnce(&mut Value)) {
         let owner = {
             let mut state = self.state();
-            let found = state.store.objects.iter().find(|(key, _)| key.resource == resource && key.name == name);
+            let found =
+                state.store.objects.iter().find(|(key, _)| key.resource == resource && key.name == name);
             let (key, object) = found.unwrap_or_else(|| panic!("there is no {resource}/{name}"));
             let (key, mut object) = (key.clone(), object.clone());
             change(&mut object);
@@ -285,7 +294,8 @@ impl ApiServer {
             let key = found.cloned().unwrap_or_else(|| panic!("there is no {resource}/{name}"));
             let gone = state.store.take(&key).expect("it is there");
             let uid = gone["metadata"]["ownerReferences"][0]["uid"].clone();
-            let owner = state.store.objects.iter().find(|(_, o)| !uid.is_null() && o["metadata"]["uid"] == uid);
+            let owner =
+                state.store.objects.iter().find(|(_, o)| !uid.is_null() && o["metadata"]["uid"] == uid);
             owner.map(|(key, _)| key.clone())
         };
         self.shared.tell();
@@ -310,7 +320,8 @@ impl ApiServer {
     pub fn restart_pod(&self, name: &str) {
         let (pod, owner) = {
             let mut state = self.state();
-            let pod = state.store.objects.keys().find(|key| key.resource == "pods" && key.name == name).cloned();
+            let pod =
+                state.store.objects.keys().find(|key| key.resource == "pods" && key.name == name).cloned();
             let pod = pod.expect("a pod of that name");
             state.pod_restarted(&pod);
             let uid = state.store.objects[&pod]["metadata"]["ownerReferences"][0]["uid"].clone();
@@ -344,9 +355,10 @@ impl ApiServer {
     /// What was used of a Role: `VERB GROUP/RESOURCE`, the core group without its name and slash.
     pub fn permissions(&self) -> BTreeSet<String> {
         let state = self.state();
-        let used = state.log.iter().filter(|asked| {
-            !asked.resource.is_empty() && !asked.resource.starts_with("selfsubject")
-        });
+        let used = state
+            .log
+            .iter()
+            .filter(|asked| !asked.resource.is_empty() && !asked.resource.starts_with("selfsubject"));
         let used = used.map(|asked| match asked.group.as_str() {
             "" => format!("{} {}", asked.verb, asked.full_resource()),
             group => format!("{} {group}/{}", asked.verb, asked.full_resource()),
@@ -374,8 +386,8 @@ impl ApiServer {
         let rules = roles.iter().flat_map(|role| {
             let namespace = (role["kind"] == "Role")
                 .then(|| role["metadata"]["namespace"].as_str().unwrap_or("default").to_owned());
-            let rules = role["rules"].as_array().cloned().unwrap_or_default();
-            rules.into_iter().map(move |rule| (namespace.clone(), rule))
+            let own = role["rules"].as_array().cloned().unwrap_or_default();
+            own.into_iter().map(move |rule| (namespace.clone(), rule))
         });
         self.state().rights.only = Some(rules.collect());
     }
@@ -428,7 +440,11 @@ impl ApiServer {
     }
 
     /// Gives each HPA a status so long after its spec was written.
-    pub fn hpa_controller(&self, after: Duration, status: impl FnMut(&Value) -> Option<Value> + Send + 'static) {
+    pub fn hpa_controller(
+        &self,
+        after: Duration,
+        status: impl FnMut(&Value) -> Option<Value> + Send + 'static,
+    ) {
         self.state().hpa_controller = Some((after, Box::new(status)));
     }
 }

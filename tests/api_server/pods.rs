@@ -139,10 +139,11 @@ impl ApiState {
         self.pods_made += 1;
         let number = self.pods_made;
         let suffix = if owner.resource == "deployments" {
-            format!("6bdbbc47f4-{:05}", number)
+            format!("6bdbbc47f4-{number:05}")
         } else {
-            let taken = |index: &usize| existing.iter().any(|pod| pod.name == format!("{}-{index}", owner.name));
-            (0..).find(|index| !taken(index)).unwrap_or(0).to_string()
+            let taken =
+                |index: &usize| existing.iter().any(|pod| pod.name == format!("{}-{index}", owner.name));
+            (0..=existing.len()).find(|index| !taken(index)).unwrap_or(0).to_string()
         };
         let name = format!("{}-{suffix}", owner.name);
         let key = Key {
@@ -189,7 +190,8 @@ impl ApiState {
         let container = pod["spec"]["containers"][0]["name"].clone();
         let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
         let ip = self.pod_backends.get(&key.name).or_else(|| self.pod_backends.get("*"));
-        let ip = ip.and_then(|ports| ports.first()).map_or("10.244.0.7".to_owned(), |(_, a)| a.ip().to_string());
+        let ip =
+            ip.and_then(|ports| ports.first()).map_or("10.244.0.7".to_owned(), |(_, a)| a.ip().to_string());
         pod["status"] = json!({
             "phase": "Running",
             "podIP": ip,

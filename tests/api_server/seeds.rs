@@ -18,19 +18,14 @@ impl ApiServer {
         metadata.shift_remove("managedFields");
         object["spec"]["replicas"] = replicas.into();
         if let Some((first, _)) = ports.first() {
-            object["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = (*first).into();
+            object["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] =
+                (*first).into();
         }
         self.workload("apps", "deployments", object, ports)
     }
 
     /// A StatefulSet or another owner of pods from its whole object.
-    pub fn workload(
-        &self,
-        group: &str,
-        resource: &str,
-        object: Value,
-        ports: &[(u16, SocketAddr)],
-    ) -> Value {
+    pub fn workload(&self, group: &str, resource: &str, object: Value, ports: &[(u16, SocketAddr)]) -> Value {
         if !ports.is_empty() {
             self.serve_pod("*", ports);
         }

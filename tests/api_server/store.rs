@@ -85,7 +85,7 @@ impl Store {
         self.objects.keys().any(|key| key.resource == "namespaces" && key.name == name)
     }
 
-    fn key(&self, asked: &Asked, body: Option<&Value>) -> Answered<Key> {
+    fn key(asked: &Asked, body: Option<&Value>) -> Answered<Key> {
         let named = body.and_then(|body| body["metadata"]["name"].as_str()).map(str::to_owned);
         let name = asked.name.clone().or(named).ok_or_else(|| Answer::bad_request("name is required"))?;
         let (group, resource) = (asked.group.clone(), asked.resource.clone());
@@ -93,7 +93,7 @@ impl Store {
     }
 
     pub fn get(&self, asked: &Asked) -> Answered<Value> {
-        let key = self.key(asked, None)?;
+        let key = Store::key(asked, None)?;
         self.objects.get(&key).cloned().ok_or_else(|| Answer::not_found(asked, &key.name))
     }
 
@@ -119,8 +119,8 @@ impl Store {
     }
 
     pub fn create(&mut self, asked: &Asked, mut body: Value) -> Answered<Value> {
-        let key = self.key(asked, Some(&body))?;
-        self.check(asked, &body)?;
+        let key = Store::key(asked, Some(&body))?;
+        Store::check(asked, &body)?;
         if let Some(namespace) = &asked.namespace {
             if !self.has_namespace(namespace) {
                 return Err(Answer::no_namespace(namespace));
@@ -137,10 +137,10 @@ impl Store {
     }
 
     pub fn replace(&mut self, asked: &Asked, mut body: Value) -> Answered<Value> {
-        let key = self.key(asked, Some(&body))?;
+        let key = Store::key(asked, Some(&body))?;
         let live = self.get(asked)?;
         stale(asked, &live, &body)?;
-        self.check(asked, &body)?;
+        Store::check(asked, &body)?;
         self.admit(asked, &mut body);
         if asked.subresource.as_deref() == Some("status") {
             let status = body["status"].take();
@@ -170,7 +170,7 @@ impl Store {
 
     /// Server-side apply, with whether the object is new.
     pub fn apply(&mut self, asked: &Asked, applied: &Value) -> Answered<(Value, bool)> {
-        let key = self.key(asked, Some(applied))?;
+        let key = Store::key(asked, Some(applied))?;
         if !asked.query.contains_key("fieldManager") {
             let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
             return Err(Answer::status(422, "Invalid", message, Value::Null));
@@ -178,7 +178,7 @@ impl Store {
         if let Some(namespace) = asked.namespace.as_ref().filter(|name| !self.has_namespace(name)) {
             return Err(Answer::no_namespace(namespace));
         }
-        self.check(asked, applied)?;
+        Store::check(asked, applied)?;
         let live = self.objects.get(&key).cloned();
         let mut canonical = applied.clone();
         if asked.resource == "horizontalpodautoscalers" {
@@ -200,7 +200,7 @@ impl Store {
     }
 
     pub fn delete(&mut self, asked: &Asked, options: &Value) -> Answered<Value> {
-        let key = self.key(asked, None)?;
+        let key = Store::key(asked, None)?;
         let live = self.get(asked)?;
         let wanted = &options["preconditions"];
         for field in ["uid", "resourceVersion"] {
@@ -217,7 +217,7 @@ impl Store {
         }))
     }
 
-    fn check(&self, asked: &Asked, body: &Value) -> Answered<()> {
+    fn check(asked: &Asked, body: &Value) -> Answered<()> {
         let namespace = &body["metadata"]["namespace"];
         if !namespace.is_null() && namespace.as_str() != asked.namespace.as_deref() {
             return Err(Answer::recorded("bad-ns-mismatch"));
@@ -288,8 +288,8 @@ fn conflict_answer(conflicts: &[fields::Conflict]) -> Answer {
             by_owner.entry(&conflict.owner).or_default().push(&conflict.field);
         }
         let lists = by_owner.iter().map(|(owner, fields)| {
-            let fields = fields.iter().map(|field| format!("\n- {field}")).collect::<String>();
-            format!("conflicts with {owner}:{fields}")
+            let fields = fields.join("\n- ");
+            format!("conflicts with {owner}:\n- {fields}")
         });
         let lists = lists.collect::<Vec<_>>().join("\n");
         format!("Apply failed with {} conflicts: {lists}", conflicts.len())

@@ -33,7 +33,8 @@ const GROUPS: [&str; 13] = [
 type Answered = Result<Answer, Answer>;
 
 pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    let (path, query) =
+        (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     let asked = Asked::new(request.method().as_str(), &path, &query);
     let token = request.headers().get("authorization").and_then(|value| value.to_str().ok());
     let (early, hang) = shared.state().first_look(&asked, token);
@@ -111,7 +112,8 @@ async fn dispatch(shared: &Arc<Shared>, asked: &Asked, request: Request) -> Resp
         }
         _ => {}
     }
-    let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
+    let kind =
+        request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
     let method = request.method().clone();
     let body = to_bytes(request.into_body(), BODY_MOST).await.unwrap_or_default();
     let body = if body.is_empty() {
@@ -296,7 +298,8 @@ fn scale(shared: &Arc<Shared>, asked: &Asked, method: &str, body: &Value) -> Ans
     let owner = Asked { subresource: None, ..asked.clone() };
     let shown = |object: &Value| {
         let labels = object["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
-        let labels = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+        let labels =
+            labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
         json!({
             "kind": "Scale", "apiVersion": "autoscaling/v1",
             "metadata": {

@@ -194,7 +194,8 @@ pub(super) fn pods(measured: &Measured, steps: &[StepAnalysis]) -> Option<Validi
         })
         .collect();
     let under_load = |time: Seconds| steps.iter().any(|s| (s.mark.start.0..=s.mark.end.0).contains(&time.0));
-    let said = |(time, pod, change): &(Seconds, &String, PodChange)| format!("{pod} {} at {time}", change.word());
+    let said =
+        |(time, pod, change): &(Seconds, &String, PodChange)| format!("{pod} {} at {time}", change.word());
     let (loaded, idle): (Vec<_>, Vec<_>) = changes.iter().partition(|(time, ..)| under_load(*time));
     let list = |some: &[&(Seconds, &String, PodChange)]| {
         some.iter().map(|change| said(change)).collect::<Vec<_>>().join(", ")

@@ -61,10 +61,8 @@ pub(in crate::commands) async fn target_of(
     name: &str,
 ) -> Result<Target, Failure> {
     let name: TargetName = name.parse().or_exit(Exit::Usage)?;
-    let choice = Choice {
-        container: scenario.cluster.container.as_deref(),
-        port: scenario.workload.port.as_deref(),
-    };
+    let choice =
+        Choice { container: scenario.cluster.container.as_deref(), port: scenario.workload.port.as_deref() };
     Target::read(cluster, &name, &choice).await.map_err(|error| {
         let exit = match error {
             TargetError::Cluster(_) => Exit::Failed,
@@ -108,9 +106,9 @@ impl Found {
             target.port,
             target.model.as_ref().map_or(String::new(), |model| format!(", model {model}")),
         ));
-        let found =
-            Found { cluster, target, scenario: scenario.clone(), directory, version, console };
-        let changes = cluster::plan(&found.cluster, &found.target, &found.wish("")).await.map_err(hold_failure)?;
+        let found = Found { cluster, target, scenario: scenario.clone(), directory, version, console };
+        let changes =
+            cluster::plan(&found.cluster, &found.target, &found.wish("")).await.map_err(hold_failure)?;
         if !changes.iter().any(|change| matches!(change, Change::Scaled { .. })) {
             found.target.ready_pods(&found.cluster).await.or_exit(Exit::Failed)?;
         }
@@ -140,7 +138,8 @@ impl Found {
         }
         let place = self.cluster.identity();
         if !io::stdin().is_terminal() {
-            return Err(anyhow!("this changes objects in {place}; add --yes to allow it")).or_exit(Exit::Usage);
+            return Err(anyhow!("this changes objects in {place}; add --yes to allow it"))
+                .or_exit(Exit::Usage);
         }
         self.console.note(&format!("change this in {place}, and put it back afterwards? [y/N]"));
         let mut answer = String::new();
@@ -164,7 +163,8 @@ impl Found {
             }
             Ok(())
         };
-        let hold = Hold::take(&self.cluster, &self.target, &self.wish(&run), write).await.map_err(hold_failure)?;
+        let hold =
+            Hold::take(&self.cluster, &self.target, &self.wish(&run), write).await.map_err(hold_failure)?;
         let journal = written.into_inner().ok().flatten();
         Ok(Held { found: self, hold, before, journal })
     }
@@ -394,7 +394,9 @@ async fn first_completion(url: &str) -> bool {
         let answer = client.post(format!("{url}/generate")).json(&generate).send().await;
         match answer.map(|answer| answer.status()) {
             Ok(status) if status.is_success() => return true,
-            Ok(status) if status == reqwest::StatusCode::NOT_FOUND && openai_completion(&client, url).await => {
+            Ok(status)
+                if status == reqwest::StatusCode::NOT_FOUND && openai_completion(&client, url).await =>
+            {
                 return true;
             }
             _ => tokio::time::sleep(LOOK).await,
@@ -404,7 +406,8 @@ async fn first_completion(url: &str) -> bool {
 }
 
 async fn openai_completion(client: &reqwest::Client, url: &str) -> bool {
-    let models = async { client.get(format!("{url}/v1/models")).send().await?.json::<serde_json::Value>().await };
+    let models =
+        async { client.get(format!("{url}/v1/models")).send().await?.json::<serde_json::Value>().await };
     let Ok(models) = models.await else { return false };
     let body = serde_json::json!({ "model": models["data"][0]["id"], "prompt": "Hello", "max_tokens": 1 });
     let answer = client.post(format!("{url}/v1/completions")).json(&body).send().await;
