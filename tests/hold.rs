@@ -183,6 +183,9 @@ async fn two_calibrations_of_one_target_exclude_each_other() {
     });
     let told = tokio::time::timeout(MOST, lost.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
     assert!(told.unwrap().contains("taken over by elsewhere/1/another"));
+    // What is paused now is the other's.
+    third.release().await.unwrap();
+    assert_eq!(is_paused(&api), [true; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

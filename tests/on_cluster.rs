@@ -382,3 +382,24 @@ fn a_stateful_set_is_reached_by_its_pods_addresses_and_by_its_service() {
     assert!(by_service.requests.iter().all(RequestOutcome::is_ok));
     assert_eq!(by_service.info.target.url, format!("http://127.0.0.1:{port}"));
 }
+
+#[test]
+fn a_killed_run_goes_on_where_it_was_and_leaves_everything_as_it_was() {
+    let world = World::new(1);
+    world.api.hpa("gemma", "tgi", None);
+    let before = world.specs();
+    let mut command =
+        world.command(&["--ramp=rate:6,7x4s", "--pause-autoscaler", "--yes", "--replicas", "2"]);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let events = Path::new(&world.out()).join("events.jsonl");
+    world.api.wait(|| fs::read_to_string(&events).is_ok_and(|text| text.contains("step-ended")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(world.is_paused());
+    let resumed = world.calibrate().args(["run", "--resume", &world.out(), "--yes"]).output().unwrap();
+    assert!(matches!(resumed.status.code(), Some(0 | 4)), "{}", text(&resumed));
+    assert_eq!(world.specs(), before, "{}", text(&resumed));
+    let run = world.record();
+    assert_eq!((run.info.state, run.info.target.replicas), (RunState::Complete, 2));
+    assert!(run.events.iter().any(|event| matches!(event, Event::Resumed { .. })));
+}

@@ -261,11 +261,15 @@ impl Hold {
     /// # Errors
     /// Something could not be put back; the lease is kept then, and says what.
     pub async fn release(self) -> Result<(), HoldError> {
+        let not_restored = |error| HoldError::NotRestored { what: self.what.clone(), error };
+        if let Some(other) = persistently(|| self.lease.taken_by()).await.map_err(not_restored)? {
+            // It has put back what was changed here, and what is changed now is its own.
+            tracing::warn!("{} is held by {other} now, and left to it", self.what);
+            return Ok(());
+        }
         self.undo().await?;
+        persistently(|| self.lease.write_down(&[])).await.map_err(not_restored)?;
         let what = self.what.clone();
-        persistently(|| self.lease.write_down(&[]))
-            .await
-            .map_err(|error| HoldError::NotRestored { what: what.clone(), error })?;
         self.lease.release().await.map_err(|error| HoldError::NotRestored { what, error })
     }
 }

@@ -221,6 +221,16 @@ impl Lease {
         self.lost.clone()
     }
 
+    /// Who has the lease now, where that is another.
+    ///
+    /// # Errors
+    /// It must not be read.
+    pub(super) async fn taken_by(&self) -> Result<Option<String>, ClusterError> {
+        let object = self.cluster.find(kinds::LEASE, &self.namespace, &self.name).await?;
+        let holder = object.map(|object| Found::of(&object).holder);
+        Ok(holder.filter(|holder| *holder != self.holder.to_string()))
+    }
+
     /// Gives the lease back: it is not there any more.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ impl Found {
         if !changes.iter().any(|change| matches!(change, Change::Scaled { .. })) {
             found.target.ready_pods(&found.cluster).await.or_exit(Exit::Failed)?;
         }
-        found.ask(&changes, yes)?;
+        found.ask(&changes, yes).await?;
         Ok(Some(found))
     }
 
@@ -126,7 +126,7 @@ impl Found {
     }
 
     /// Asks whether changes may be made; where nobody can be asked they must have been allowed.
-    fn ask(&self, changes: &[Change], yes: bool) -> Result<(), Failure> {
+    async fn ask(&self, changes: &[Change], yes: bool) -> Result<(), Failure> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -142,8 +142,11 @@ impl Found {
                 .or_exit(Exit::Usage);
         }
         self.console.note(&format!("change this in {place}, and put it back afterwards? [y/N]"));
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer).or_exit(Exit::Failed)?;
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        let answer = answer.await.or_exit(Exit::Failed)?.or_exit(Exit::Failed)?;
         match answer.trim() {
             "y" | "Y" | "yes" => Ok(()),
             _ => Err(anyhow!("nothing was changed, since you did not say yes")).or_exit(Exit::Interrupted),
