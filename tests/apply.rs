@@ -401,12 +401,26 @@ fn a_rollback_in_another_cluster_is_refused() {
 #[test]
 fn an_answer_that_never_came_is_looked_after_by_the_rollback() {
     let stage = Stage::new();
-    // The write is done and its answer is lost.
     let lost = Answer::text(502, "bad gateway");
     let before = stage.api.hpa(HPA, DEPLOYMENT, None);
     stage.api.fail("patch", "horizontalpodautoscalers", 2, 1, lost);
     let text = fails(&stage.apply(&["--yes", "--force-conflicts"]), 1);
     assert!(text.contains("bad gateway (HTTP 502)"), "{text}");
-    assert_eq!(stage.hpa()["spec"], before["spec"], "what was refused is as it was");
-    assert!(stage.records().is_empty());
+    assert!(text.contains("whether it was applied is not known; 'calibrate rollback"), "{text}");
+    assert_eq!(stage.records().len(), 1);
+    let text = succeeds(&stage.calibrate("rollback", &["--yes"]));
+    assert!(text.contains("is as it was before already"), "{text}");
+    assert_eq!(stage.hpa()["spec"], before["spec"]);
+}
+
+#[test]
+fn an_hpa_that_a_calibration_has_paused_is_left_to_it() {
+    let stage = Stage::new();
+    stage.api.hpa(HPA, DEPLOYMENT, None);
+    stage.api.change("horizontalpodautoscalers", HPA, |hpa| {
+        hpa["metadata"]["annotations"] = json!({ "calibrate/original": "{}" });
+    });
+    let text = fails(&stage.apply(&["--yes", "--force-conflicts"]), 1);
+    assert!(text.contains("a calibration has paused the HPA") && text.contains("doctor --restore"), "{text}");
+    assert!(stage.writes().is_empty());
 }

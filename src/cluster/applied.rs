@@ -77,7 +77,11 @@ impl Applied {
                 Some(_) => Err(Changed::Deleted),
             };
         };
-        if self.before.as_ref().is_some_and(|before| before.get("spec") == now.get("spec") && same(before, now)) {
+        if self
+            .before
+            .as_ref()
+            .is_some_and(|before| before.get("spec") == now.get("spec") && same(before, now))
+        {
             return Ok(Undo::Nothing);
         }
         if !force {
@@ -98,7 +102,11 @@ impl Applied {
             // written must be in it.
             (None, before) if before.as_ref().is_none_or(|before| same(before, now)) => {
                 let written = json!({ "spec": self.written.pointer(SPEC) });
-                if super::compare::differences(&written, now).is_empty() { Ok(()) } else { Err(Changed::Spec) }
+                if super::compare::differences(&written, now).is_empty() {
+                    Ok(())
+                } else {
+                    Err(Changed::Spec)
+                }
             }
             (None, _) => Err(Changed::Replaced),
             _ => Err(Changed::Spec),

@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn defaults_that_were_filled_in_are_no_difference_and_dropped_fields_are() {
-        let written = json!({ "spec": { "maxReplicas": 5, "behavior": { "scaleUp": { "tolerance": "50m" } } } });
+        let written =
+            json!({ "spec": { "maxReplicas": 5, "behavior": { "scaleUp": { "tolerance": "50m" } } } });
         let stored = json!({ "spec": { "maxReplicas": 5, "minReplicas": 1, "behavior": { "scaleUp": { "selectPolicy": "Max" } } } });
         let found = differences(&written, &stored);
         assert_eq!(found.len(), 1);

@@ -57,8 +57,7 @@ mod tests {
 
     #[test]
     fn owners_and_fields_are_told_from_the_recorded_answer() {
-        let recorded =
-            recorded(include_str!("../../tests/fixtures/kubernetes/apply-409-fieldconflict.json"));
+        let recorded = recorded(include_str!("../../tests/fixtures/kubernetes/apply-409-fieldconflict.json"));
         let found = conflicts(&recorded);
         assert_eq!(in_words(&found), "'tool-a' owns .spec.maxReplicas, .spec.metrics");
     }
@@ -80,6 +79,10 @@ mod tests {
         assert_eq!(found[0].manager, "kubectl-client-side-apply");
         assert_eq!(found[1].manager, "a \"b\"");
         let unknown = json!([{ "reason": REASON, "message": "a conflict", "field": ".spec" }]);
-        assert_eq!(conflicts(&status(&unknown))[0].manager, "a conflict", "what cannot be taken apart is shown whole");
+        assert_eq!(
+            conflicts(&status(&unknown))[0].manager,
+            "a conflict",
+            "what cannot be taken apart is shown whole"
+        );
     }
 }

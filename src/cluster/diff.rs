@@ -5,15 +5,8 @@ use serde_json::{Map, Value};
 use similar::TextDiff;
 
 /// Metadata that says nothing of what was asked for.
-const NOISE: [&str; 7] = [
-    "creationTimestamp",
-    "generation",
-    "managedFields",
-    "namespace",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
+const NOISE: [&str; 7] =
+    ["creationTimestamp", "generation", "managedFields", "namespace", "resourceVersion", "selfLink", "uid"];
 /// kubectl's copy of what it applied last, in one long line.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Lines around each change.

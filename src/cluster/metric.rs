@@ -54,7 +54,11 @@ impl HpaMetric {
 
     /// What RBAC calls the resource that it is read by.
     pub fn resource(&self) -> (&'static str, String) {
-        if self.external { (EXTERNAL, self.name.to_lowercase()) } else { (CUSTOM, format!("pods/{}", self.name)) }
+        if self.external {
+            (EXTERNAL, self.name.to_lowercase())
+        } else {
+            (CUSTOM, format!("pods/{}", self.name))
+        }
     }
 
     /// The verb that it is read with: an External metric is a list of series.
@@ -90,7 +94,9 @@ impl HpaMetric {
         if self.external {
             // As the controller's client writes it.
             let name = encoded(&self.name.to_lowercase());
-            return format!("/apis/{EXTERNAL}/{version}/namespaces/{namespace}/{name}?labelSelector={selector}");
+            return format!(
+                "/apis/{EXTERNAL}/{version}/namespaces/{namespace}/{name}?labelSelector={selector}"
+            );
         }
         format!(
             "/apis/{CUSTOM}/{version}/namespaces/{namespace}/pods/*/{name}?labelSelector={}&metricLabelSelector={selector}",

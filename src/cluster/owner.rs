@@ -69,8 +69,9 @@ impl Sign {
             Sign::Annotation(key) => {
                 text("annotations", key).map(|name| (name.to_owned(), format!("annotation {key}")))
             }
-            Sign::Named(key, value) => (text("labels", key) == Some(value))
-                .then(|| (String::new(), format!("label {key}: {value}"))),
+            Sign::Named(key, value) => {
+                (text("labels", key) == Some(value)).then(|| (String::new(), format!("label {key}: {value}")))
+            }
             Sign::Manager(start) => {
                 let managers = metadata.get("managedFields")?.as_array()?.iter();
                 let mut names = managers.filter_map(|entry| entry.get("manager")?.as_str());
@@ -89,12 +90,28 @@ mod tests {
     #[test]
     fn tools_are_recognized_by_what_they_leave_on_an_object() {
         for (metadata, tool, name) in [
-            (json!({ "labels": { "app.kubernetes.io/managed-by": "Helm" }, "annotations": { "meta.helm.sh/release-name": "llm" } }), "Helm", "llm"),
-            (json!({ "annotations": { "argocd.argoproj.io/tracking-id": "gemma:autoscaling/HorizontalPodAutoscaler:default/x" } }), "Argo CD", "gemma:autoscaling/HorizontalPodAutoscaler:default/x"),
-            (json!({ "managedFields": [{ "manager": "argocd-controller" }], "labels": { "app.kubernetes.io/managed-by": "Helm" } }), "Argo CD", ""),
+            (
+                json!({ "labels": { "app.kubernetes.io/managed-by": "Helm" }, "annotations": { "meta.helm.sh/release-name": "llm" } }),
+                "Helm",
+                "llm",
+            ),
+            (
+                json!({ "annotations": { "argocd.argoproj.io/tracking-id": "gemma:autoscaling/HorizontalPodAutoscaler:default/x" } }),
+                "Argo CD",
+                "gemma:autoscaling/HorizontalPodAutoscaler:default/x",
+            ),
+            (
+                json!({ "managedFields": [{ "manager": "argocd-controller" }], "labels": { "app.kubernetes.io/managed-by": "Helm" } }),
+                "Argo CD",
+                "",
+            ),
             (json!({ "labels": { "kustomize.toolkit.fluxcd.io/name": "apps" } }), "Flux", "apps"),
             (json!({ "labels": { "app.kubernetes.io/managed-by": "keda-operator" } }), "KEDA", ""),
-            (json!({ "annotations": { "configmanagement.gke.io/managed": "enabled" } }), "Config Sync", "enabled"),
+            (
+                json!({ "annotations": { "configmanagement.gke.io/managed": "enabled" } }),
+                "Config Sync",
+                "enabled",
+            ),
         ] {
             let found = owner(&json!({ "metadata": metadata })).unwrap();
             assert_eq!((found.tool, found.name.as_str()), (tool, name));

@@ -25,12 +25,7 @@ pub fn rbac_files(
     Task::ALL.into_iter().map(file).collect()
 }
 
-fn text(
-    task: Task,
-    namespace: &str,
-    workload: Kind,
-    metrics: &[HpaMetric],
-) -> Result<String, ManifestError> {
+fn text(task: Task, namespace: &str, workload: Kind, metrics: &[HpaMetric]) -> Result<String, ManifestError> {
     let rules = rules(task, workload, metrics);
     let mut header = vec![
         format!("The least that '{}' needs in the namespace {namespace}.", task.command()),

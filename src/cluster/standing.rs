@@ -33,7 +33,8 @@ struct Condition<'a> {
 
 fn condition<'a>(hpa: &'a Value, kind: &str) -> Option<Condition<'a>> {
     let conditions = hpa.pointer("/status/conditions")?.as_array()?;
-    let found = conditions.iter().find(|condition| condition.get("type").and_then(Value::as_str) == Some(kind))?;
+    let found =
+        conditions.iter().find(|condition| condition.get("type").and_then(Value::as_str) == Some(kind))?;
     let text = |field: &str| found.get(field).and_then(Value::as_str).unwrap_or_default();
     Some(Condition { holds: text("status") == "True", reason: text("reason"), message: text("message") })
 }
@@ -111,7 +112,10 @@ mod tests {
     fn a_metric_that_fails_may_come_and_an_ambiguous_selector_may_not() {
         let mut hpa = recorded(include_str!("../../tests/fixtures/kubernetes/adapter-down-hpa.json"));
         let Standing::Waiting(text) = standing(&hpa) else { panic!("{:?}", standing(&hpa)) };
-        assert!(text.starts_with("FailedGetPodsMetric: ") && text.contains("no known available metric"), "{text}");
+        assert!(
+            text.starts_with("FailedGetPodsMetric: ") && text.contains("no known available metric"),
+            "{text}"
+        );
         hpa["status"]["conditions"][1]["reason"] = "AmbiguousSelector".into();
         assert!(matches!(standing(&hpa), Standing::Stuck(_)));
     }

@@ -65,7 +65,8 @@ fn who(said: &str) -> String {
 
 /// The permission that is missing.
 fn lacking(Asked { verb, group, resource, .. }: &Asked) -> String {
-    let group = if group.is_empty() { "the core API group".to_owned() } else { format!("the API group {group}") };
+    let group =
+        if group.is_empty() { "the core API group".to_owned() } else { format!("the API group {group}") };
     format!(
         "it takes the verb {verb} on {resource} of {group}, which the Role that calibrate manifests --rbac writes grants"
     )
@@ -80,12 +81,18 @@ fn not_found(asked: &Asked, status: &Status, said: String) -> (String, String) {
             (format!("there is no namespace {namespace}"), "is this the right context?".to_owned())
         }
         ("", _) if is_metrics(asked) => {
-            let hint = "is a metrics adapter installed, and does it know the metric (kubectl get apiservices)?";
+            let hint =
+                "is a metrics adapter installed, and does it know the metric (kubectl get apiservices)?";
             (said, hint.to_owned())
         }
         ("", _) => {
             let group = if asked.group.is_empty() { "core" } else { &asked.group };
-            (said, format!("this version of the API group {group} is not in this cluster: a CRD may not be installed"))
+            (
+                said,
+                format!(
+                    "this version of the API group {group} is not in this cluster: a CRD may not be installed"
+                ),
+            )
         }
         (_, Some(_)) => ("it is not there".to_owned(), "look at the name and at the namespace".to_owned()),
         (_, None) => (said, "look at the namespace".to_owned()),
@@ -128,9 +135,7 @@ mod tests {
         let (code, body) = (&exchange["response"]["status"], &exchange["response"]["body"]);
         let code = u16::try_from(code.as_u64().unwrap()).unwrap();
         let status = match body {
-            Value::String(text) => {
-                Status::failure(text.trim(), "Failed to parse error data").with_code(code)
-            }
+            Value::String(text) => Status::failure(text.trim(), "Failed to parse error data").with_code(code),
             body => serde_json::from_value(body.clone()).unwrap(),
         };
         assert_eq!(status.code, code);
@@ -180,7 +185,10 @@ mod tests {
         let nowhere = Asked { namespace: Some("nope".to_owned()), ..hpa("create", None) };
         assert!(said(nowhere, recorded!("404-ns-create")).contains("there is no namespace nope"));
         let text = said(asked("list", ("keda.sh", "scaledobjects"), None), recorded!("404-path"));
-        assert!(text.contains("404 page not found (HTTP 404); this version of the API group keda.sh is not"), "{text}");
+        assert!(
+            text.contains("404 page not found (HTTP 404); this version of the API group keda.sh is not"),
+            "{text}"
+        );
         let text = said(asked("get", ("custom.metrics.k8s.io", "pods/x"), None), recorded!("404-path"));
         assert!(text.contains("is a metrics adapter installed"), "{text}");
     }
@@ -188,7 +196,10 @@ mod tests {
     #[test]
     fn what_is_wrong_with_an_object_is_said_field_by_field() {
         let text = said(hpa("patch", Some("gemma-server")), recorded!("bad-min0"));
-        assert!(text.contains("spec.minReplicas: Invalid value: 0: must be greater than or equal to 1"), "{text}");
+        assert!(
+            text.contains("spec.minReplicas: Invalid value: 0: must be greater than or equal to 1"),
+            "{text}"
+        );
         assert!(text.ends_with("(HTTP 422); mend spec.minReplicas, spec.metrics"), "{text}");
         let text = said(hpa("patch", Some("gemma-server")), recorded!("patch-json-test-fail-422"));
         assert!(text.ends_with("rejected our request due to an error in our request (HTTP 422)"), "{text}");
@@ -197,7 +208,10 @@ mod tests {
     #[test]
     fn conflicts_are_of_owners_of_versions_or_of_names() {
         let text = said(hpa("patch", Some("x")), recorded!("apply-409-fieldconflict"));
-        assert!(text.contains("'tool-a' owns .spec.maxReplicas, .spec.metrics (HTTP 409); settle it"), "{text}");
+        assert!(
+            text.contains("'tool-a' owns .spec.maxReplicas, .spec.metrics (HTTP 409); settle it"),
+            "{text}"
+        );
         let text = said(hpa("update", Some("x")), recorded!("put-409-conflict"));
         assert!(text.ends_with("somebody else changed it at the same time: run the command again"), "{text}");
         let text = said(hpa("create", Some("x")), recorded!("post-409-alreadyexists"));
@@ -208,14 +222,18 @@ mod tests {
     fn an_adapter_that_is_down_answers_in_plain_text() {
         let metric = asked("get", ("custom.metrics.k8s.io", "pods/x"), Some("*"));
         let text = said(metric, recorded!("adapter-down-custom"));
-        assert!(text.contains("service unavailable (HTTP 503); the adapter behind the API group custom.m"), "{text}");
+        assert!(
+            text.contains("service unavailable (HTTP 503); the adapter behind the API group custom.m"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_is_over_soon_says_when_to_try_again() {
         let said = |code: u16, details: Value| {
             let status: Status =
-                serde_json::from_value(json!({ "code": code, "message": "said", "details": details })).unwrap();
+                serde_json::from_value(json!({ "code": code, "message": "said", "details": details }))
+                    .unwrap();
             ClusterError::of(hpa("list", None), &kube::Error::Api(Box::new(status))).to_string()
         };
         let text = said(429, json!({ "retryAfterSeconds": 7 }));

@@ -292,7 +292,7 @@ async fn write(
     super::applied_files::write(&path, &applied).or_exit(Exit::Failed)?;
     let mode = ApplyMode { dry_run: false, force: arguments.force_conflicts };
     if let Err(refusal) = target.apply(object, mode).await {
-        if refusal.status().is_some() {
+        if refusal.status().is_some_and(|status| status < 500) {
             // Nothing was changed, so there is nothing to put back.
             let _ = std::fs::remove_file(&path);
             return Err(not_applied(refusal));

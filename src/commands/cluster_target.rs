@@ -4,7 +4,7 @@ use super::run::cluster::connect;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, ApplyMode, Cluster, ClusterError, Task, as_json, kinds};
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use serde_json::Value;
 use std::fmt;
@@ -68,7 +68,9 @@ impl Target {
         }
         match console.confirm(question) {
             Some(true) => Ok(()),
-            Some(false) => Err(anyhow!("nothing was written, as you wish")).or_exit(Exit::Usage),
+            Some(false) => {
+                Err(anyhow!("nothing was written, since you did not say yes")).or_exit(Exit::Interrupted)
+            }
             None => Err(anyhow!(
                 "nothing was written: nobody can be asked, since stdin is no terminal; add --yes to change {self}"
             ))
@@ -82,6 +84,19 @@ pub(super) async fn context_of(context: Option<&str>, console: Console) -> Resul
     let cluster = connect(context).await?;
     console.note(&format!("cluster   {}", cluster.identity()));
     Ok(cluster)
+}
+
+/// An HPA that a calibration has paused is left to it: it puts back what was there before, over whatever is
+/// written meanwhile.
+pub(super) fn not_paused(hpa: Option<&Value>) -> anyhow::Result<()> {
+    let annotations = hpa.and_then(|hpa| hpa.pointer("/metadata/annotations"));
+    if annotations.is_some_and(|annotations| annotations.get(cluster::ORIGINAL).is_some()) {
+        bail!(
+            "a calibration has paused the HPA and will put it back; wait until it ends, or run 'calibrate doctor \
+             --restore' if it was killed"
+        );
+    }
+    Ok(())
 }
 
 /// Whether this user may do all that the task takes, before any of it is done.

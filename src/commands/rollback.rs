@@ -1,7 +1,7 @@
 //! `calibrate rollback`: puts back what was there before an apply, if nobody else has changed it since.
 
 use super::applied_files;
-use super::cluster_target::{ClusterArgs, Target, permitted};
+use super::cluster_target::{ClusterArgs, Target, not_paused, permitted};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, Applied, ClusterError, Task, Undo, kinds};
@@ -66,6 +66,7 @@ async fn put_back(
     }
     permitted(&target, Task::Rollback, &applied.written).await?;
     let now = target.live().await.or_exit(Exit::Failed)?;
+    not_paused(now.as_ref()).or_exit(Exit::Failed)?;
     let undo = undo(arguments, &applied, now.as_ref(), console).or_exit(Exit::Failed)?;
     let diff = match undo {
         Undo::Nothing => String::new(),

@@ -5,7 +5,7 @@ mod traffic;
 mod watch;
 
 use super::apply::named_hpa;
-use super::cluster_target::context_of;
+use super::cluster_target::{context_of, not_paused};
 use super::run::{self, Ended};
 use super::simulate::{hpa_file, replica};
 use super::{derive, simulate};
@@ -187,7 +187,9 @@ async fn hpa(cluster: &Cluster, place: &super::apply::Place) -> anyhow::Result<V
             place.name, place.namespace
         )
     })?;
-    Ok(cluster::as_json(&found))
+    let found = cluster::as_json(&found);
+    not_paused(Some(&found))?;
+    Ok(found)
 }
 
 /// What the HPA scales.

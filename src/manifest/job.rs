@@ -69,7 +69,9 @@ pub fn job(
 fn header(names: &ClusterNames) -> Vec<String> {
     let ClusterNames { namespace, deployment, .. } = names;
     vec![
-        format!("Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."),
+        format!(
+            "Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."
+        ),
         "It is suspended, since it loads the server until the SLO breaks. To start it:".to_owned(),
         format!("kubectl patch job calibrate -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
         "What it does, and then its results, which its second container keeps for up to a day:".to_owned(),

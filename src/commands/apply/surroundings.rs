@@ -4,6 +4,7 @@
 use super::Target;
 use crate::cli::console::Console;
 use crate::cluster::{self, HpaMetric, Owner, Seen, as_json, kinds};
+use crate::commands::cluster_target::not_paused;
 use anyhow::{anyhow, bail};
 use serde_json::Value;
 
@@ -23,6 +24,7 @@ pub(super) async fn look(
     console: Console,
 ) -> anyhow::Result<Surroundings> {
     let live = target.live().await?;
+    not_paused(live.as_ref())?;
     let scaled = text(object, "/spec/scaleTargetRef/name");
     let kind = text(object, "/spec/scaleTargetRef/kind");
     let hpas = target.cluster.list(kinds::HPA, &target.namespace, "").await?;
