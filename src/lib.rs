@@ -33,6 +33,7 @@
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
 //! | [`cluster`] | everything that speaks to the Kubernetes API |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
+//! | [`cluster`] | what speaks to the Kubernetes API: objects, permissions, apply and its undoing |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |
 //!
 //! # Invariants

@@ -20,6 +20,7 @@ mod types;
 mod validity;
 
 pub use server_model::Known;
+pub use slo::breaks;
 pub(crate) use surface::isotonic;
 pub use surface::{Curve, Origin, Surface};
 pub use types::*;
@@ -105,6 +106,11 @@ pub fn relative_capacity(
             Some(other.per_replica.0 / capacity.per_replica.0)
         }
     }
+}
+
+/// Whether the client was on time and not its own bottleneck, whatever became of the servers.
+pub fn client_validity(measured: &Measured, slos: &[Slo]) -> Validity {
+    validity::judge_client(measured, &analyze_steps(measured, slos), slos)
 }
 
 /// The steps alone.

@@ -178,6 +178,12 @@ pub(super) fn goodput(attempts: &[&RequestOutcome], slos: &[Slo]) -> Option<f64>
     (!attempts.is_empty()).then(|| good_shares(attempts, slos).0)
 }
 
+/// Whether a request surely broke a latency limit or failed. One that was cut off, or of which the server does
+/// not say enough, did not surely.
+pub fn breaks(request: &RequestOutcome, slos: &[Slo]) -> bool {
+    good_shares(&[request], slos).1 == 0.0
+}
+
 /// The share of good requests, at least and at most.
 fn good_shares(attempts: &[&RequestOutcome], slos: &[Slo]) -> (f64, f64) {
     let (mut good, mut open) = (0.0, 0.0);

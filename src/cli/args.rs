@@ -1,12 +1,15 @@
 //! The command line.
 
+use crate::commands::apply::ApplyArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::gate::GateArgs;
 use crate::commands::help::{CompletionsArgs, ManArgs};
 use crate::commands::hpa::HpaArgs;
 use crate::commands::lint::LintArgs;
 use crate::commands::manifests::ManifestsArgs;
+use crate::commands::rollback::RollbackArgs;
 use crate::commands::simulate::SimulateArgs;
+use crate::commands::verify::VerifyArgs;
 use crate::replay::TrafficSpec;
 use crate::scenario::Settings;
 use crate::units::{ParseUnitError, Rate, Seconds, Signal, Slo, nearest};
@@ -29,7 +32,7 @@ Exit codes:
   0    done
   1    failed: target unreachable, server died, disk full
   2    bad usage or input
-  3    a gate failed: manifests have errors, a run fails its checks
+  3    a gate failed: manifests have errors, a run fails its checks, a target does not hold under traffic
   4    the measurement is invalid or gives no answer: nothing is recommended
   130  interrupted; what was measured is analyzed and kept")]
 pub struct Cli {
@@ -90,6 +93,12 @@ pub enum Command {
     Lint(LintArgs),
     /// Write the manifests, dashboards and setup steps for a cluster, with or without a run
     Manifests(Box<ManifestsArgs>),
+    /// Apply the HPA of a run to its cluster: dry run, diff, server-side apply, until it scales
+    Apply(ApplyArgs),
+    /// Put back what was there before an apply
+    Rollback(RollbackArgs),
+    /// Send traffic at the autoscaled deployment and hold what happens against the prediction
+    Verify(Box<VerifyArgs>),
     /// Measure what the load client costs on this machine and how exact it is
     BenchClient(BenchArgs),
     /// Serve the simulated TGI server on a port, for any client
@@ -184,7 +193,7 @@ pub struct LoopArgs {
 }
 
 /// A metric by its name.
-fn signal(text: &str) -> Result<Signal, String> {
+pub(crate) fn signal(text: &str) -> Result<Signal, String> {
     let names = || Signal::ALL.into_iter().map(Signal::slug);
     let hint = || nearest(text, names()).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     Signal::ALL

@@ -79,6 +79,30 @@ impl Console {
         let _ = writeln!(std::io::stdout().lock(), "{text}");
     }
 
+    /// A unified diff for people, on stderr.
+    pub fn diff(self, text: &str) {
+        for line in text.lines() {
+            let colour = match line.as_bytes().first() {
+                Some(b'+') => "32",
+                Some(b'-') => "31",
+                Some(b'@') => "36",
+                _ => "0",
+            };
+            error_line(&self.paint(colour, line));
+        }
+    }
+
+    /// Asks for a yes on the terminal. `None`: nobody is there to be asked.
+    pub fn confirm(self, question: &str) -> Option<bool> {
+        if !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer).is_ok();
+        Some(read && matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
     /// What failed, why, and what to do.
     pub fn failure(self, failure: &Failure) {
         if self.json {

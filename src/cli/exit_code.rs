@@ -11,7 +11,7 @@ pub enum Exit {
     Failed = 1,
     /// Bad usage or input.
     Usage = 2,
-    /// A gate failed: manifests have errors, a run fails its checks.
+    /// A gate failed: manifests have errors, a run fails its checks, a target does not hold under traffic.
     Gate = 3,
     /// The measurement is invalid, or gives no answer: nothing is recommended.
     Invalid = 4,

@@ -8,6 +8,7 @@ pub mod console;
 mod exit_code;
 mod progress;
 
+pub(crate) use args::signal;
 pub use args::{
     BenchArgs, BenchRole, Cli, Command, Loads, LoopArgs, RecommendArgs, ReportArgs, RunArgs, SimArgs,
     StudyArgs,

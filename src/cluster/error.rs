@@ -1,5 +1,7 @@
 //! What can go wrong with a cluster, in words that say on what and what to do.
 
+use super::conflict::{self, Conflict};
+use super::words::words;
 use std::fmt;
 
 /// What was asked of the API server.
@@ -51,7 +53,7 @@ pub enum ClusterError {
     #[error("the kubeconfig has no current context, it has {}; choose one with --context", listed(.0))]
     NoCurrentContext(Vec<String>),
     /// The API server refused.
-    #[error("cannot {asked}: {said} (HTTP {status}); {hint}")]
+    #[error("cannot {asked}: {said} (HTTP {status}){}", if .hint.is_empty() { String::new() } else { format!("; {hint}") })]
     Refused {
         /// What was asked.
         asked: Box<Asked>,
@@ -59,8 +61,10 @@ pub enum ClusterError {
         status: u16,
         /// What the server said.
         said: String,
-        /// What to do.
+        /// What to do; may be empty.
         hint: String,
+        /// Fields that belong to somebody else.
+        conflicts: Vec<Conflict>,
     },
     /// The API server did not answer, or not in a way that is understood.
     #[error("cannot {asked}: {said}; look whether the API server can be reached (kubectl cluster-info)")]
@@ -83,9 +87,9 @@ impl ClusterError {
         let kube::Error::Api(status) = error else {
             return ClusterError::NoAnswer { asked, said: root_cause(error) };
         };
-        let hint = hint(&asked, status.code, &status.reason);
-        let said = said(&status.message);
-        ClusterError::Refused { asked, status: status.code, said, hint }
+        let conflicts = conflict::conflicts(status);
+        let (said, hint) = words(&asked, status, &conflicts);
+        ClusterError::Refused { asked, status: status.code, said, hint, conflicts }
     }
 
     /// The HTTP status, where there was an answer.
@@ -110,86 +114,21 @@ impl ClusterError {
         }
     }
 
+    /// Fields that belong to somebody else, where that is why.
+    pub fn conflicts(&self) -> &[Conflict] {
+        match self {
+            ClusterError::Refused { conflicts, .. } => conflicts,
+            _ => &[],
+        }
+    }
+
     /// Whether someone else was first.
     pub fn is_conflict(&self) -> bool {
         self.status() == Some(409)
     }
 }
 
-/// A message in one line of a length that can be read; an error page of a proxy is long.
-fn said(message: &str) -> String {
-    const MOST: usize = 400;
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.is_empty() { "it says nothing".to_owned() } else { line.chars().take(MOST).collect() }
-}
-
-/// What to do about a status.
-fn hint(asked: &Asked, status: u16, reason: &str) -> String {
-    let Asked { verb, group, resource, .. } = asked;
-    match (status, reason) {
-        (401, _) => "the credentials are expired or unknown; log in again, on GKE with gcloud container \
-                     clusters get-credentials"
-            .to_owned(),
-        (403, _) => format!(
-            "the user needs the verb {verb} on {resource} of the API group \"{group}\"; calibrate manifests \
-             --rbac writes the Roles"
-        ),
-        (404, "NotFound") => match &asked.name {
-            Some(_) => "look at the name and at the namespace".to_owned(),
-            None => "look at the namespace".to_owned(),
-        },
-        (404, _) => format!("the API group \"{group}\" is not installed in this cluster"),
-        (409, "AlreadyExists") => "it is there already".to_owned(),
-        (409, _) => "someone else changed it at the same time; try again".to_owned(),
-        (410, _) => "what was seen is too old to go on from; try again".to_owned(),
-        (422, _) => "the object is not valid for this cluster's version".to_owned(),
-        (429, _) => "the API server is busy; wait and try again".to_owned(),
-        (503, _) => format!(
-            "what serves the API group \"{group}\" is down; look at its APIService (kubectl get apiservices)"
-        ),
-        _ => "look at the log of the API server".to_owned(),
-    }
-}
-
 /// The innermost reason of an error.
 pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(status: u16, reason: &str, message: &str) -> String {
-        let asked = Asked {
-            verb: "patch",
-            group: "autoscaling".to_owned(),
-            resource: "horizontalpodautoscalers".to_owned(),
-            namespace: Some("default".to_owned()),
-            name: Some("gemma".to_owned()),
-        };
-        let status = kube::core::Status::failure(message, reason).with_code(status);
-        ClusterError::of(asked, &kube::Error::Api(Box::new(status))).to_string()
-    }
-
-    #[test]
-    fn an_error_names_verb_object_namespace_and_what_is_missing() {
-        let text = refused(403, "Forbidden", "horizontalpodautoscalers is forbidden");
-        for part in [
-            "cannot patch horizontalpodautoscalers.autoscaling 'gemma' in the namespace default",
-            "is forbidden (HTTP 403)",
-            "the verb patch on horizontalpodautoscalers of the API group \"autoscaling\"",
-        ] {
-            assert!(text.contains(part), "{text}");
-        }
-        assert!(refused(401, "Unauthorized", "Unauthorized").contains("log in again"));
-    }
-
-    #[test]
-    fn plain_text_bodies_are_said_in_one_line() {
-        let text = refused(503, "Failed to parse error data", "service unavailable\n  now\n");
-        assert!(text.contains("service unavailable now (HTTP 503)"), "{text}");
-        let text = refused(404, "Failed to parse error data", "404 page not found");
-        assert!(text.contains("\"autoscaling\" is not installed"), "{text}");
-    }
 }

@@ -84,6 +84,19 @@ impl Forwarder {
         format!("http://{}", self.address)
     }
 
+    /// Connections go to these pods from now on; those that are open stay.
+    pub fn serve(&self, pods: &[Pod]) {
+        let mut backends = self.shared.backends();
+        backends.retain(|backend| pods.iter().any(|pod| pod.name == backend.name));
+        for pod in pods {
+            if !backends.iter().any(|backend| backend.name == pod.name) {
+                // Counted from 0, a newcomer would get all turns.
+                let turns = backends.iter().map(|backend| backend.turns).max().unwrap_or(0);
+                backends.push(Backend { name: pod.name.clone(), ip: pod.ip.clone(), open: 0, turns });
+            }
+        }
+    }
+
     /// No more connections go to this pod.
     pub fn leave_out(&self, pod: &str) {
         self.shared.backends().retain(|backend| backend.name != pod);
@@ -127,7 +140,8 @@ impl Shared {
 
     fn give_back(&self, pod: &str) {
         if let Some(backend) = self.backends().iter_mut().find(|backend| backend.name == pod) {
-            backend.open -= 1;
+            // One that was left out and came back has forgotten its old connections.
+            backend.open = backend.open.saturating_sub(1);
         }
     }
 

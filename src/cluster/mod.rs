@@ -3,30 +3,53 @@
 //! [`client`]: which cluster, and the few requests that are made of it; [`error`]: what the API server says,
 //! with the permission that is missing and what to do; [`target`]: the workload that is calibrated, and
 //! [`pods`] its pods; [`forward`]: the way to their ports; [`hold`]: keeps it still for a calibration, by a
-//! [`lease`] and by pausing what scales it ([`autoscaler`]), and puts everything back.
+//! [`lease`] and by pausing what scales it ([`autoscaler`]), and puts everything back; [`permissions`]: the
+//! one table of what each command may do, from which [`rbac`] writes Roles; [`compare`], [`diff`], [`owner`],
+//! [`conflict`], [`metric`], [`standing`] and [`applied`]: what an apply has to know before, and a rollback after.
 //!
 //! Invariants: nothing is changed here but what a caller names; every error says which verb on which
 //! object in which namespace failed; no token is in any message.
 
+mod applied;
 mod autoscaler;
 mod client;
+mod compare;
+mod conflict;
+mod diff;
 mod error;
 mod forward;
 mod hold;
 mod lease;
+mod metric;
+mod owner;
 mod patch;
+mod permissions;
 pub mod pods;
+mod rbac;
 mod service;
+mod standing;
 mod target;
+mod words;
+mod write;
 
+pub use applied::{Applied, Changed, FORMAT as APPLIED, Undo, VERSION as APPLIED_VERSION};
 pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL, find as autoscalers};
 pub use client::{Cluster, Identity, Kind, connect};
+pub use compare::{Difference, differences, without_tolerance};
+pub use conflict::{Conflict, conflicts, in_words};
+pub use diff::{unified, without_noise};
 pub use error::{Asked, ClusterError};
 pub use forward::{Forwarder, Way};
 pub use hold::{Change, Hold, HoldError, Journal, Restored, Wish, plan, restore_all};
 pub use lease::{LeaseError, LeaseTimes, lease_name};
+pub use metric::{HpaMetric, Seen, selector};
+pub use owner::{Owner, owner};
+pub use permissions::{Rule, Task, denied, rules};
+pub use rbac::{SERVICE_ACCOUNT, rbac_files};
 pub use service::service_url;
+pub use standing::{Standing, limited, standing};
 pub use target::{Choice, Port, Target, TargetError, TargetName, Workload, waiting};
+pub use write::{ApplyMode, as_json, scaled_kind, workload_kind};
 
 /// Who changes fields, in managed fields.
 pub const MANAGER: &str = "calibrate";

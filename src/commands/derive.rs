@@ -25,6 +25,8 @@ pub(super) struct Derived {
     facts: RunFacts,
     manifests: Vec<(String, String)>,
     left_out: Vec<LeftOut>,
+    /// The names in the manifests, or why there are none.
+    names: Result<ClusterNames, String>,
     /// What `simulate` left in the directory.
     simulation: Option<String>,
     /// What loads would need.
@@ -151,18 +153,19 @@ pub(super) fn from_run(
         .ok()
         .map(|capacity| recommend(&analysis, capacity, assumptions(scenario, &analysis, &run.events)));
     let (mut manifests, mut left_out) = (Vec::new(), Vec::new());
+    let names = names_of(run, scenario);
     if let Some(recommendation) = &mut recommendation {
         if let Some(metric) = metric {
             recommendation.prefer(metric);
         }
-        match names_of(run, scenario) {
+        match &names {
             Ok(names) => {
-                recommendation.warnings.extend(manifest::warnings(recommendation, &names));
-                let all = manifest::render_all(recommendation, &names, &provenance(run, &analysis))?;
+                recommendation.warnings.extend(manifest::warnings(recommendation, names));
+                let all = manifest::render_all(recommendation, names, &provenance(run, &analysis))?;
                 manifests = all.files.into_iter().map(|file| (file.name, file.text)).collect();
                 left_out = all.left_out;
             }
-            Err(reason) => recommendation.warnings.push(reason),
+            Err(reason) => recommendation.warnings.push(reason.clone()),
         }
     }
     Ok(Derived {
@@ -171,6 +174,7 @@ pub(super) fn from_run(
         recommendation,
         manifests,
         left_out,
+        names,
         simulation: None,
         plan: None,
     })
@@ -451,6 +455,11 @@ impl Derived {
     pub(super) fn show_result(&self, directory: &Path, console: Console) {
         console.summary(&report::terminal_summary(&self.input(), console.colour()));
         self.show_document(directory, console);
+    }
+
+    /// The names in the manifests.
+    pub(super) fn names(&self) -> anyhow::Result<ClusterNames> {
+        self.names.clone().map_err(anyhow::Error::msg)
     }
 
     /// The manifests; `None` where nothing is recommended.

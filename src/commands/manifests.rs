@@ -4,8 +4,11 @@
 use super::derive::{self, ManifestSet};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
+use crate::cluster::{self, HpaMetric};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
+use crate::manifest::{
+    self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects,
+};
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
@@ -20,6 +23,9 @@ use std::str::FromStr;
 /// The tolerance of a controller that is not told another.
 const TOLERANCE: f64 = 0.1;
 
+/// The limits of the Job, to begin with.
+const JOB_SLOS: [&str; 2] = ["ttft:p95:2s", "tpot:p95:100ms"];
+
 /// Arguments of `manifests`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -30,6 +36,8 @@ Examples:
       With HPAs on these targets; the first is the one that KEDA and the setup steps use
   calibrate manifests --out k8s --run reports/20261124T101500Z-demo --cluster-version 1.35
       With the targets of a run, for a cluster whose HPAs have their own tolerance
+  calibrate manifests --out k8s --rbac --job --image my-registry/calibrate:0.1.0
+      Roles with the least that each command needs, and a Job that calibrates from inside the cluster
   calibrate manifests --out k8s --server vllm --metrics-port metrics:8000 --target batch=40
       For vLLM, its port scraped by name")]
 pub struct ManifestsArgs {
@@ -57,6 +65,15 @@ pub struct ManifestsArgs {
     /// HPA tolerance that the targets reckon with, as a fraction of 1 [default: 0.1]
     #[arg(long, value_name = "FRACTION")]
     pub tolerance: Option<f64>,
+    /// Write a Role for each command that speaks to the cluster, with the least that it needs
+    #[arg(long)]
+    pub rbac: bool,
+    /// Write a Job that calibrates from inside the cluster; it is made suspended
+    #[arg(long)]
+    pub job: bool,
+    /// Image of the Job, as the Dockerfile makes it
+    #[arg(long, value_name = "IMAGE", default_value = concat!("calibrate:", env!("CARGO_PKG_VERSION")))]
+    pub image: String,
     /// Names in the cluster.
     #[command(flatten)]
     pub cluster: ClusterSettings,
@@ -93,6 +110,7 @@ impl FromStr for GivenTarget {
 /// Writes the manifests.
 pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Exit, Failure> {
     let out = arguments.out.clone();
+    let (rbac, job, image) = (arguments.rbac, arguments.job, arguments.image.clone());
     if let Some(run) = arguments.run.clone() {
         let other = Settings {
             cluster: arguments.cluster,
@@ -109,7 +127,10 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
             ))
             .or_exit(Exit::Invalid);
         };
-        return write(&out, &set, console);
+        let names = derived.names().or_exit(Exit::Usage)?;
+        let mut files = set.files.to_vec();
+        files.extend(in_cluster(&names, &files, rbac, job.then_some(&image)).or_exit(Exit::Usage)?);
+        return write(&out, &ManifestSet { files: &files, ..set }, console);
     }
     let (recommendation, names) = from_flags(arguments).or_exit(Exit::Usage)?;
     let version = env!("CARGO_PKG_VERSION");
@@ -118,9 +139,38 @@ pub(super) fn manifests(arguments: ManifestsArgs, console: Console) -> Result<Ex
     );
     let provenance = Provenance { lines: vec![given], simulated: false };
     let all = manifest::render_all(&recommendation, &names, &provenance).or_exit(Exit::Usage)?;
-    let files: Vec<_> = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+    let mut files: Vec<_> = all.files.into_iter().map(|file| (file.name, file.text)).collect();
+    files.extend(in_cluster(&names, &files, rbac, job.then_some(&image)).or_exit(Exit::Usage)?);
     let warnings = manifest::warnings(&recommendation, &names);
     write(&out, &ManifestSet { files: &files, left_out: &all.left_out, warnings: &warnings }, console)
+}
+
+/// What a calibrate inside the cluster, or one that speaks to it, is given.
+fn in_cluster(
+    names: &ClusterNames,
+    files: &[(String, String)],
+    rbac: bool,
+    image: Option<&String>,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let mut more = Vec::new();
+    if rbac {
+        // Those that `calibrate apply` takes.
+        let applied = Signal::ALL.map(|signal| format!("hpa-{}.yaml", signal.slug()));
+        let hpas = files.iter().filter(|(name, _)| applied.contains(name));
+        let mut metrics = Vec::new();
+        for (_, text) in hpas {
+            metrics.extend(read_objects(text)?.iter().flat_map(|node| HpaMetric::of(&node.value())));
+        }
+        metrics.sort();
+        metrics.dedup_by_key(|metric| metric.resource());
+        let workload = cluster::workload_kind(&names.scaled.1).unwrap_or(cluster::kinds::DEPLOYMENT);
+        more.extend(cluster::rbac_files(&names.namespace, workload, &metrics)?);
+    }
+    if let Some(image) = image {
+        let text = manifest::job(names, image, cluster::SERVICE_ACCOUNT, &JOB_SLOS.map(str::to_owned))?;
+        more.push(ManifestFile { name: "job.yaml".to_owned(), text });
+    }
+    Ok(more.into_iter().map(|file| (file.name, file.text)).collect())
 }
 
 /// The targets and names of the command line, and of the scenario below them.

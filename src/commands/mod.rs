@@ -1,6 +1,9 @@
 //! One file per subcommand: they decide what happens in which order, and leave the doing to the rooms.
 
+mod applied_files;
+pub mod apply;
 mod bench;
+mod cluster_target;
 mod derive;
 pub mod doctor;
 pub mod gate;
@@ -11,12 +14,14 @@ pub mod lint;
 pub mod manifests;
 mod recommend;
 mod report;
+pub mod rollback;
 mod run;
 mod server;
 mod sim;
 pub mod simulate;
 mod sources;
 mod study;
+pub mod verify;
 
 use crate::cli::console::Console;
 use crate::cli::{Cli, Command, Exit, Failure};
@@ -36,6 +41,9 @@ pub fn execute(cli: Cli, console: Console) -> Result<Exit, Failure> {
         Command::Hpa(arguments) => hpa::hpa(&arguments, console),
         Command::Lint(arguments) => lint::lint(&arguments, console),
         Command::Manifests(arguments) => manifests::manifests(*arguments, console),
+        Command::Apply(arguments) => apply::apply(&arguments, console),
+        Command::Rollback(arguments) => rollback::rollback(&arguments, console),
+        Command::Verify(arguments) => verify::verify(&arguments, console),
         Command::BenchClient(arguments) => bench::bench(&arguments, console),
         Command::Sim(arguments) => sim::sim(&arguments, console),
         Command::Study(arguments) => study::study(&arguments, console),

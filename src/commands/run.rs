@@ -28,6 +28,7 @@ use futures::FutureExt;
 use resume::Earlier;
 use setup::Setup;
 pub(super) use setup::{reach, sources_of, start_server};
+pub(super) use signals::listen;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(super) fn run(arguments: RunArgs, console: Console) -> Result<Exit, Failure>
 }
 
 /// How the load came to its end.
-enum Ended {
+pub(super) enum Ended {
     Complete,
     Interrupted,
     Failed(String),
@@ -82,7 +83,7 @@ enum Ended {
 
 /// Measures, on a workload in a cluster where the scenario names one: that is held still meanwhile, and left
 /// as it was found whatever happens.
-async fn measure(
+pub(super) async fn measure(
     scenario: Scenario,
     earlier: Option<Earlier>,
     yes: bool,

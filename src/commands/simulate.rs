@@ -1,9 +1,9 @@
 //! `calibrate simulate`: traffic through a measured replica and the HPA, candidates beside each other.
 
 mod args;
-mod hpa_file;
-mod replica;
-mod traffic_file;
+pub(super) mod hpa_file;
+pub(super) mod replica;
+pub(super) mod traffic_file;
 
 pub use args::SimulateArgs;
 
@@ -214,7 +214,7 @@ fn stage(
 }
 
 /// The smallest share that a percentile of the SLO leaves.
-fn goal(slos: &[Slo]) -> f64 {
+pub(super) fn goal(slos: &[Slo]) -> f64 {
     let left = slos.iter().filter_map(|slo| match (slo.stat, slo.limit) {
         (Stat::Percentile(percent), _) => Some(1.0 - percent / 100.0),
         (_, Limit::ShareAtLeast(share)) => Some(1.0 - share),

@@ -9,6 +9,7 @@ mod cloud_monitoring;
 mod dashboard;
 mod grafana;
 mod hpa;
+mod job;
 mod keda;
 mod names;
 mod optimized;
@@ -23,6 +24,7 @@ mod yaml;
 
 pub use autoscaling_metric::{AutoscalingMetric, autoscaling_metric};
 pub use hpa::{Adapter, hpa};
+pub use job::job;
 pub use keda::{ScaledObject, TriggerAuthentication, scaled_object, trigger_authentication};
 pub use names::{ClusterNames, NamesError};
 pub use optimized::{OPTIMIZED, Optimized, optimized};

@@ -117,6 +117,11 @@ impl Draw {
         self.replicas.clamp(range.min.max(1) as usize, range.max.max(range.min).max(1) as usize)
     }
 
+    /// The same with so many replicas that serve at the start, instead of those that the load needs.
+    pub fn starting_with(self, replicas: usize) -> Draw {
+        Draw { replicas, ..self }
+    }
+
     fn setting<'a>(&'a self, scaler: &'a Autoscaler) -> Setting<'a> {
         let Draw { path, conditions, seed, .. } = self;
         Setting { path, scaler, conditions, replicas: self.replicas(scaler.settings.range), seed: *seed }

@@ -25,6 +25,7 @@ mod plant;
 mod steadiness;
 mod table;
 mod traffic;
+mod verified;
 
 pub use calibrated::{NoPlant, of_model, of_surface};
 pub use candidate::{Candidate, Draw, Played, Score, World, held_out};
@@ -38,6 +39,7 @@ pub use optimize::{
 pub use plant::{Basis, Curves, Plant};
 pub use steadiness::Steadiness;
 pub use traffic::{FORMS, Path, Traffic, TrafficError, TrafficSpec};
+pub use verified::{Band, Look, Predicted, Reaction, Seen, Verified};
 
 #[cfg(test)]
 mod tests;

@@ -392,6 +392,13 @@ impl Traffic {
         Traffic { rates, ..self.clone() }.not_empty()
     }
 
+    /// The traffic that has the very rates of a drawing, for its first `length`: what was sent can be drawn
+    /// again with other arrivals only.
+    pub fn of_path(&self, path: &Path, length: Seconds) -> Traffic {
+        let rates = path.rates.iter().copied().take(length.0.ceil() as usize).collect();
+        Traffic { rates, bursts: None, dispersion: self.dispersion }
+    }
+
     /// A constant load: the rate that this traffic stays below for the share `below` of its time.
     pub(super) fn leveled(&self, below: f64, length: Seconds) -> Traffic {
         let mut sorted = self.rates.clone();

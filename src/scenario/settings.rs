@@ -249,6 +249,9 @@ pub struct Scenario {
     pub max_duration: Option<Seconds>,
     /// Whether a public address may be loaded.
     pub i_own_this_target: bool,
+    /// Whether each request has a connection of its own, so that it may go to any replica. Not a setting:
+    /// a command decides it.
+    pub fresh_connections: bool,
     /// Where the bearer token for the target is kept.
     pub bearer_token: Option<SecretSource>,
     /// Extra headers for the target.
@@ -348,6 +351,7 @@ impl Settings {
             timeout: all.timeout.ok_or_else(|| missing("timeout"))?,
             max_duration: all.max_duration,
             i_own_this_target: all.i_own_this_target.unwrap_or(false),
+            fresh_connections: false,
             bearer_token: all.bearer_token,
             headers: all.header.unwrap_or_default(),
             ca_cert: all.ca_cert,

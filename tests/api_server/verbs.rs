@@ -159,6 +159,15 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, method: &str, kind: &str, body: V
         "PATCH" => match kind {
             "application/merge-patch+json" => Answer::ok(&state.store.merge(asked, &body)?),
             "application/apply-patch+yaml" => {
+                if state.store.get(asked).is_err() {
+                    // To apply what is not there takes the right to create it, too.
+                    let create = Asked { verb: "create".to_owned(), ..asked.clone() };
+                    let allowed = state.rights.allow(&create);
+                    state.log.push(create.clone());
+                    if !allowed {
+                        return Err(Answer::forbidden(&create, USER));
+                    }
+                }
                 let (object, new) = state.store.apply(asked, &body)?;
                 Answer::json(if new { 201 } else { 200 }, &object)
             }

@@ -57,6 +57,21 @@ pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -
     Validity { verdict, checks }
 }
 
+/// The checks of the client alone, for a load whose replicas come and go.
+pub(super) fn judge_client(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> Validity {
+    let checks = vec![
+        client::schedule_delay(steps, slos),
+        client::worker_pool(measured, steps),
+        client::sending_rate(measured, steps),
+        client::runtime_lag(measured, steps, slos),
+        client::processor(measured, steps),
+        client::own_limits(measured),
+        client::wall_clock(measured),
+    ];
+    let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Valid);
+    Validity { verdict, checks }
+}
+
 fn check(name: &'static str, verdict: Verdict, detail: String) -> ValidityCheck {
     ValidityCheck { name, verdict, detail }
 }

@@ -4,9 +4,9 @@
 use super::{Finding, State};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
-use crate::cluster::{self, Asked, Autoscaler, Cluster, LeaseTimes, Restored, Target, kinds};
+use crate::cluster::{self, Autoscaler, Cluster, LeaseTimes, Restored, Target, Task, kinds};
 use crate::commands::run::cluster::{connect, target_of};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Via};
 
 fn finding(what: &str, state: State, detail: String, mend: Option<&str>) -> Finding {
     Finding { what: what.to_owned(), state, detail, mend: mend.map(str::to_owned) }
@@ -74,7 +74,7 @@ pub(super) async fn examine(
         Ok(active) => autoscaled(&active, pause),
         Err(error) => finding("autoscalers", State::Failed, error.to_string(), None),
     });
-    findings.push(rights(&cluster, &target, pause, scenario.settings.replicas.is_some()).await);
+    findings.push(rights(&cluster, &target, scenario).await);
     Ok(findings)
 }
 
@@ -96,36 +96,19 @@ fn autoscaled(active: &[Autoscaler], pause: bool) -> Finding {
 }
 
 /// Asks the API server for every right that a run needs.
-async fn rights(cluster: &Cluster, target: &Target, pause: bool, scale: bool) -> Finding {
-    let mut needed: Vec<Asked> = Vec::new();
-    let mut need = |kind: cluster::Kind, subresource: &str, verbs: &[&'static str]| {
-        for verb in verbs {
-            let mut asked = kind.asked(verb, &target.namespace, None);
-            asked.resource.push_str(subresource);
-            needed.push(asked);
-        }
+async fn rights(cluster: &Cluster, target: &Target, scenario: &Scenario) -> Finding {
+    let changes = scenario.workload.pause_autoscaler == Some(true) || scenario.settings.replicas.is_some();
+    let task = if changes { Task::PausedRun } else { Task::Run };
+    let mut rules = cluster::rules(task, target.workload.kind(), &[]);
+    if scenario.workload.via != Some(Via::Service) {
+        rules.retain(|rule| rule.resource != kinds::SERVICE.plural);
+    }
+    let missing = match cluster::denied(cluster, &target.namespace, &rules).await {
+        Ok(denied) => denied.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        Err(error) => return finding("rights", State::Failed, error.to_string(), None),
     };
-    need(target.workload.kind(), "", &["get"]);
-    need(kinds::POD, "", &["list"]);
-    need(kinds::EVENT, "", &["list"]);
-    need(kinds::POD, "/portforward", &["get", "create"]);
-    need(kinds::LEASE, "", &["get", "create", "patch", "delete"]);
-    for kind in [kinds::HPA, kinds::SCALED_OBJECT, kinds::VPA] {
-        need(kind, "", if pause { &["list", "get", "patch"] } else { &["list"] });
-    }
-    if scale {
-        need(target.workload.kind(), "/scale", &["patch"]);
-    }
-    let mut missing = Vec::new();
-    for asked in &needed {
-        match cluster.allows(asked).await {
-            Ok(true) => {}
-            Ok(false) => missing.push(asked.to_string()),
-            Err(error) => return finding("rights", State::Failed, error.to_string(), None),
-        }
-    }
     if missing.is_empty() {
-        return finding("rights", State::Ok, format!("all {} that a run needs", needed.len()), None);
+        return finding("rights", State::Ok, format!("all that '{}' needs", task.command()), None);
     }
     let mend = "grant them; calibrate manifests --rbac writes the Roles";
     finding("rights", State::Failed, format!("may not {}", missing.join("; may not ")), Some(mend))

@@ -23,8 +23,12 @@ impl Access {
     pub(in crate::commands) fn prepare(scenario: &Scenario) -> Result<Access, Failure> {
         let certificates = certificates(scenario)?;
         let headers = headers(scenario)?;
+        let mut load = drive::client_builder();
+        if scenario.fresh_connections {
+            load = load.pool_max_idle_per_host(0);
+        }
         Ok(Access {
-            load: client(drive::client_builder(), &certificates, headers.clone())?,
+            load: client(load, &certificates, headers.clone())?,
             own_metrics: client(observe::client_builder(), &certificates, headers)?,
             other_metrics: client(observe::client_builder(), &certificates, HeaderMap::new())?,
             certificates,

@@ -13,7 +13,7 @@ use anyhow::anyhow;
 use std::path::PathBuf;
 
 /// What an earlier session left.
-pub(super) struct Earlier {
+pub(in crate::commands) struct Earlier {
     pub directory: PathBuf,
     pub info: RunInfo,
     /// The steps that were driven to their end and whose requests are all accounted for, in order.

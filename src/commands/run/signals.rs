@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// Turns signals into stop levels. To be called before the load engine starts, since goose would
 /// otherwise take the signals for itself.
-pub(super) fn listen(stop: Arc<watch::Sender<StopLevel>>) -> Result<(), Failure> {
+pub(in crate::commands) fn listen(stop: Arc<watch::Sender<StopLevel>>) -> Result<(), Failure> {
     let on_signal = move || {
         stop.send_modify(|level| {
             *level = match level {

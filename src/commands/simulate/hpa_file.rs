@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path, tolerance: f64, remark: impl FnMut(String)) -> a
     Ok(Candidate { name, origin: shown(path), scaler })
 }
 
-fn scaler(spec: &HpaSpec, tolerance: f64) -> anyhow::Result<Autoscaler> {
+pub(in crate::commands) fn scaler(spec: &HpaSpec, tolerance: f64) -> anyhow::Result<Autoscaler> {
     let (min, max) = (spec.min_replicas.unwrap_or(1), spec.max_replicas);
     if min < 1 || max < min || max > 1000 {
         bail!("minReplicas {min} and maxReplicas {max}: 1 <= min <= max <= 1000 is needed to play it");

@@ -9,13 +9,13 @@ use crate::scenario::Scenario;
 use crate::units::Replicas;
 
 /// A replica, and how well it is known.
-pub(super) struct Replica {
-    pub(super) plant: Plant,
+pub(in crate::commands) struct Replica {
+    pub(in crate::commands) plant: Plant,
     /// The fitted server and its requests, where there is one.
-    pub(super) model: Option<(ServerModel, Requests)>,
+    pub(in crate::commands) model: Option<(ServerModel, Requests)>,
     /// Standard deviation of its capacity, as a share of it.
-    pub(super) uncertainty: f64,
-    pub(super) remarks: Vec<String>,
+    pub(in crate::commands) uncertainty: f64,
+    pub(in crate::commands) remarks: Vec<String>,
 }
 
 /// A 90 % interval is so many standard deviations wide.
@@ -28,7 +28,7 @@ const MOST: f64 = 0.15;
 const APART: f64 = 0.1;
 
 /// The replica of a run: the fitted server where there is one, else the steps.
-pub(super) fn of_run(
+pub(in crate::commands) fn of_run(
     run: &RecordedRun,
     scenario: &Scenario,
     analysis: &Analysis,

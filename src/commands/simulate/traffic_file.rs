@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// The traffic, and what was left out of its file.
-pub(super) fn read(spec: &TrafficSpec) -> anyhow::Result<(Traffic, Vec<String>)> {
+pub(in crate::commands) fn read(spec: &TrafficSpec) -> anyhow::Result<(Traffic, Vec<String>)> {
     match spec {
         TrafficSpec::Trace { path, speed } => {
             let bytes = fs::read(path).with_context(|| {
