@@ -776,10 +776,13 @@ fn the_flag_to_impersonate_asks_googles_credentials_service_for_the_account() {
     fs::write(&key, user(&double).to_string()).unwrap();
     let output = calibrate(&["doctor", "--target", &server.url, "--cloud-monitoring", "my-project"])
         .args(["--google-endpoint", &double.url, "--google-impersonate", "sa@p.iam.gserviceaccount.com"])
+        .args(["--cluster-name", "c"])
         .args(["--google-credentials", &format!("file:{}", key.display())])
         .env("HTTPS_PROXY", format!("http://{address}"))
         .output()
         .unwrap();
+    // Where nobody asked, this ends the wait for it.
+    drop(std::net::TcpStream::connect(address));
     assert_eq!(asked.join().unwrap().trim(), "CONNECT iamcredentials.googleapis.com:443 HTTP/1.1");
     assert_ne!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("no Google token"), "{}", said(&output));
