@@ -250,8 +250,8 @@ fn the_prediction_from_a_recorded_run_encloses_the_truth_of_its_server() {
     );
     let mut sampler = sizes.sampler(5, 0);
     let sizes: Vec<(u32, u32)> =
-        (0..20_000).map(|_| sampler.sample()).map(|r| (r.input.unwrap(), r.output)).collect();
-    let workload = Workload::poisson(&sizes, 20_000, &Known::default(), 7);
+        (0..100_000).map(|_| sampler.sample()).map(|r| (r.input.unwrap(), r.output)).collect();
+    let workload = Workload::poisson(&sizes, 100_000, &known, 7);
     let truth = capacity(&truth, &workload, &slos, prediction.capacity, 2.0).unwrap();
     assert!(
         (prediction.low.0..=prediction.high.0).contains(&truth.0),

@@ -322,8 +322,8 @@ fn recommend_searches_under_traffic_with_the_lag_and_start_up_that_are_given_and
     let (code, stderr, stdout) = recommend(&["--lag", "10s", "--startup", "20s"]);
     assert_eq!(code, Some(0), "{stderr}");
     let document: Value = serde_json::from_slice(&stdout).unwrap();
-    assert!(document["optimum"]["best"]["target"].is_string(), "{document}");
-    assert!(stderr.contains("start-up 20 s") && stderr.contains("lag 10.0 s"), "{stderr}");
+    assert!(document["optimum"]["best"]["target"].is_number(), "{document}");
+    assert!(stderr.contains("start-up 20.0 s") && stderr.contains("lag 10.0 s"), "{stderr}");
     assert!(!run.path().join("hpa-optimized.yaml").exists());
     assert_eq!(fs::read(run.path().join("recommendation.json")).unwrap(), before);
     let (code, stderr, _) = recommend(&["--growth", "0.2"]);

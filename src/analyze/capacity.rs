@@ -6,7 +6,7 @@ use crate::units::{Limit, Rate, Replicas, Slo, SloMetric};
 
 /// Steps from this share of the predicted capacity on test the prediction.
 const NEAR: f64 = 0.7;
-/// A prediction needs a step of at least this share of it.
+/// A prediction needs a step of at least this share of it, and one of at most its inverse.
 const REACHED: f64 = 0.6;
 /// A prediction is contradicted where, at the same arrivals, clients saw so many more or fewer violations
 /// than the fitted server gives, in shares of the requests, and a figure so much off.
@@ -23,8 +23,8 @@ pub(super) fn find(
     let by_clients = by_clients(steps, measured, slos);
     let gaps_limited = slos.iter().any(|slo| slo.metric == SloMetric::Itl);
     match prediction {
-        // Too far above everything that was driven, the fitted server is a guess.
-        Ok(prediction) if highest(steps, measured.replicas) < prediction.capacity.0 * REACHED => by_clients,
+        // Too far above or below everything that was driven, the fitted server is a guess.
+        Ok(prediction) if !within_reach(steps, measured.replicas, prediction.capacity) => by_clients,
         Ok(prediction) if !contradicted(prediction) => {
             let predicted = predicted(prediction, &by_clients);
             match by_clients {
@@ -40,8 +40,10 @@ pub(super) fn find(
     }
 }
 
-fn highest(steps: &[StepAnalysis], replicas: Replicas) -> f64 {
-    steps.iter().map(|step| step.carried(replicas).0).fold(0.0, f64::max)
+fn within_reach(steps: &[StepAnalysis], replicas: Replicas, capacity: Rate) -> bool {
+    let loads = || steps.iter().map(|step| step.carried(replicas).0);
+    let (lowest, highest) = (loads().fold(f64::INFINITY, f64::min), loads().fold(0.0, f64::max));
+    highest >= capacity.0 * REACHED && lowest * REACHED <= capacity.0
 }
 
 /// Whether the steps near the predicted capacity came out otherwise than the fitted server does.

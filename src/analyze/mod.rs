@@ -62,6 +62,7 @@ pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
         surface: surface::surface(&steps, measured, played),
         prediction,
         replicas: measured.replicas,
+        production: known.production,
         timeline: timeline::build(measured),
         validity,
         capacity,

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 /// Below this many requests nothing is said about a steady state.
 const LEAST_REQUESTS: usize = 10;
-/// Length of a batch mean for MSER-5, and the fewest of them that it is tried on.
+/// Length of a batch mean for MSER-5, the fewest of them that it is tried on, and the most, above which they
+/// are made longer.
 const BATCH: f64 = 5.0;
 const LEAST_BATCHES: usize = 10;
+const MOST_BATCHES: f64 = 500.0;
 /// Relaxation times that a step is given to settle.
 const RELAXATIONS: f64 = 3.0;
 /// Batch means that the slope is taken over.
@@ -37,22 +39,25 @@ pub(super) fn settled(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
     let length = mark.end - mark.start;
     let open = matches!(mark.load, Load::Rate(_));
     let relaxed = open.then(|| relaxation(requests, mark.index) * RELAXATIONS).unwrap_or_default();
-    let start_up = mser(requests, mark, (length.0 / BATCH).floor() as usize).max(relaxed.min(length * 0.5));
+    let start_up = mser(requests, mark).max(relaxed.min(length * 0.5));
     mark.hold_start.max(mark.start + start_up)
 }
 
-fn mser(requests: &[RequestOutcome], mark: &StepMark, batches: usize) -> Seconds {
+fn mser(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
+    let length = (mark.end - mark.start).0;
+    let batch = BATCH.max(length / MOST_BATCHES);
+    let batches = (length / batch).floor() as usize;
     if batches < LEAST_BATCHES {
         return Seconds::ZERO;
     }
-    let means = means(requests, mark.start, Seconds(BATCH), batches);
+    let means = means(requests, mark.start, Seconds(batch), batches);
     let spread = |from: usize| {
         let rest = &means[from..];
         let mean = rest.iter().sum::<f64>() / rest.len() as f64;
         rest.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (rest.len() as f64).powi(2)
     };
     let cut = (0..=batches / 2).min_by(|a, b| spread(*a).total_cmp(&spread(*b))).unwrap_or(0);
-    Seconds(BATCH * cut as f64)
+    Seconds(batch * cut as f64)
 }
 
 /// How long a server that batches continuously takes to forget: e x W, where W is how long a request stays

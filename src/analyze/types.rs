@@ -14,6 +14,8 @@ pub struct Analysis {
     pub slos: Vec<Slo>,
     /// The number of replicas that shared the load.
     pub replicas: Replicas,
+    /// The number that shares it in production.
+    pub production: Replicas,
     /// The steps in the order they were driven.
     pub steps: Vec<StepAnalysis>,
     /// Whether the measurement can be believed.

@@ -54,6 +54,15 @@ pub(super) fn read(
     let mut others = Vec::new();
     for directory in more {
         let run = record::read(directory)?;
+        if std::iter::once(&first)
+            .chain(&others)
+            .any(|other: &RecordedRun| other.info.run_id == run.info.run_id)
+        {
+            return Err(anyhow!(
+                "{} is named twice: the same run again tells nothing new",
+                directory.display()
+            ));
+        }
         same_deployment(&first, &run, directory, &scenario)?;
         others.push(run);
     }

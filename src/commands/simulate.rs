@@ -8,6 +8,7 @@ mod traffic_file;
 pub use args::SimulateArgs;
 
 use super::derive;
+use crate::analyze::{Analysis, Verdict};
 use crate::cli::console::{Console, Progress};
 use crate::cli::{Exit, Failure, LoopArgs, OrExit};
 use crate::hpa::{Generation, Range, Tolerances};
@@ -20,7 +21,7 @@ use crate::replay::{
 };
 use crate::report::{self, Check, Simulation};
 use crate::scenario::{Scenario, Settings};
-use crate::units::{Milli, Signal, Slo, Stat};
+use crate::units::{Limit, Milli, Signal, Slo, Stat};
 use anyhow::anyhow;
 use args::ClusterArgs;
 use rayon::prelude::*;
@@ -118,6 +119,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
     let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
     let derived = derive::from_run(&run, &scenario, None).or_exit(Exit::Usage)?;
+    valid(&derived.analysis).or_exit(Exit::Invalid)?;
     let replica = replica::of_run(&run, &scenario, &derived.analysis).or_exit(Exit::Invalid)?;
     let assumptions = derive::assumptions(&scenario, &derived.analysis);
     let conditions = arguments.cluster.conditions(&assumptions, &scenario);
@@ -130,6 +132,12 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
         manifest(&stage, derive::names_of(&run, &scenario), &provenance, &best, optimum)
     });
     candidates.splice(0..0, optimum.iter().filter_map(|(candidate, _)| candidate.clone()));
+    if stage.capacities.total(1).0 <= 0.0 {
+        return Err(anyhow!(
+            "the replayed replica keeps the SLO at no load; allow for more: --slo or --goal"
+        ))
+        .or_exit(Exit::Invalid);
+    }
     let draws = draws(&stage, arguments.seeds);
     let played = play(&stage, candidates, &draws, console);
     let simulation = Simulation {
@@ -155,6 +163,16 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     show(&simulation, &arguments.run, console);
     let none = simulation.optimum.as_ref().is_some_and(|optimum| optimum.best.is_none());
     Ok(if none { Exit::Invalid } else { Exit::Done })
+}
+
+/// A run that nothing is recommended from is not played either.
+fn valid(analysis: &Analysis) -> anyhow::Result<()> {
+    let failed = analysis.validity.checks.iter().filter(|check| check.verdict == Verdict::Invalid);
+    let reasons: Vec<String> = failed.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow!("the run is not valid, so it is not played: {}; run it again", reasons.join("; ")))
 }
 
 /// The run's scenario, with what the flags say instead.
@@ -194,9 +212,11 @@ fn stage(
 
 /// The smallest share that a percentile of the SLO leaves.
 fn goal(slos: &[Slo]) -> f64 {
-    let left = slos.iter().filter_map(|slo| match slo.stat {
-        Stat::Percentile(percent) => Some(1.0 - percent / 100.0),
-        Stat::Mean | Stat::Rate => None,
+    let left = slos.iter().filter_map(|slo| match (slo.stat, slo.limit) {
+        (Stat::Percentile(percent), _) => Some(1.0 - percent / 100.0),
+        (_, Limit::ShareAtLeast(share)) => Some(1.0 - share),
+        (_, Limit::ShareAtMost(share)) => Some(share),
+        (Stat::Mean | Stat::Rate, _) => None,
     });
     left.fold(None, |least: Option<f64>, share| Some(least.map_or(share, |least| least.min(share))))
         .unwrap_or(GOAL)

@@ -3,12 +3,11 @@
 
 use super::{Advice, Assumptions};
 use crate::analyze::{Analysis, Capacity};
+use crate::replay::SLIGHTLY_BELOW;
 use crate::units::Signal;
 
 /// Queue targets that the page names.
 const QUEUES: [f64; 2] = [3.0, 5.0];
-/// "Slightly below" the largest batch.
-const BELOW_MOST: f64 = 0.95;
 
 /// What the page's targets would do with this server.
 pub(super) fn of(analysis: &Analysis, capacity: &Capacity, assumptions: &Assumptions) -> Vec<Advice> {
@@ -17,7 +16,7 @@ pub(super) fn of(analysis: &Analysis, capacity: &Capacity, assumptions: &Assumpt
         curve.points().last().map(|point| point.1)
     });
     let queues = QUEUES.map(|value| (Signal::Queue, value));
-    let batch = most.map(|most| (Signal::Batch, most * BELOW_MOST));
+    let batch = most.map(|most| (Signal::Batch, most * SLIGHTLY_BELOW));
     queues
         .into_iter()
         .chain(batch)

@@ -61,7 +61,13 @@ pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Op
             "the only usable metric is the queue: expect replicas to swing; limit scale-down".to_owned(),
         );
     }
-    if capacity.replicas.0 == 1 {
+    if analysis.production != capacity.replicas {
+        warnings.push(format!(
+            "reckoned for {}, as measured, and not for {}: only a fitted server tells what sharing changes; with more \
+             replicas each carries somewhat more",
+            capacity.replicas, analysis.production
+        ));
+    } else if capacity.replicas.0 == 1 {
         warnings.push(
             "reckoned for one replica: several share peaks better, so each then carries somewhat more; say how many with \
              --production-replicas"
@@ -136,7 +142,14 @@ fn about_server(prediction: &Prediction, analysis: &Analysis, capacity: &Capacit
             odd.step, odd.ratio
         ));
     }
-    let highest = analysis.steps.iter().map(|step| step.carried(analysis.replicas).0).fold(0.0, f64::max);
+    let loads = || analysis.steps.iter().map(|step| step.carried(analysis.replicas).0);
+    let (lowest, highest) = (loads().fold(f64::INFINITY, f64::min), loads().fold(0.0, f64::max));
+    if capacity.per_replica.0 < lowest {
+        warnings.push(format!(
+            "the lowest load that was driven is {}, so the capacity below it is extrapolated from the fitted server",
+            Rate(lowest)
+        ));
+    }
     if capacity.method == Method::ServerModel && highest < capacity.per_replica.0 * REACHED {
         warnings.push(format!(
             "the highest load that was driven is {}, so the capacity is extrapolated from the fitted server",

@@ -44,16 +44,31 @@ pub(super) fn derive(
         return target;
     };
     let bounded = bounded(signal, at_aim, analysis, assumptions.tolerance);
+    let bound = bounded.iter().map(|bound| bound.0).fold(at_aim, f64::min);
+    let value = if signal == Signal::Queue { bound.max(1.0) } else { bound };
     target.terms = terms(signal, curve, capacity, assumptions, (at_capacity, aim, at_aim), &bounded);
-    let value = bounded.iter().map(|bound| bound.0).fold(at_aim, f64::min);
-    let value = if signal == Signal::Queue && at_capacity >= 1.0 { value.max(1.0) } else { value };
-    target.average_value = if signal == Signal::Queue && at_capacity < 1.0 {
-        Err(format!(
+    if value > bound {
+        target.terms.push(term("not below one request, which any request that waits would exceed", "1"));
+    }
+    target.terms.push(term(
+        "divided by 1 + tolerance",
+        format!(
+            "{:.3} {} (tolerance {})",
+            value / (1.0 + assumptions.tolerance),
+            signal.unit(),
+            assumptions.tolerance
+        ),
+    ));
+    target.average_value = match signal {
+        Signal::Queue if at_capacity < 1.0 => Err(format!(
             "less than one request waits at the capacity ({at_capacity:.2}): the SLO breaks before a queue forms, so \
              the queue cannot hold it"
-        ))
-    } else {
-        round(signal, value, assumptions.tolerance)
+        )),
+        Signal::Batch if at_capacity < 1.0 => Err(format!(
+            "less than one request is in the batch at the capacity ({at_capacity:.2}): the SLO hardly allows for one \
+             request at a time, which no number of replicas mends"
+        )),
+        _ => round(signal, value, assumptions.tolerance),
     };
     if let Ok(average) = target.average_value {
         target.fires_at =
@@ -170,11 +185,6 @@ fn terms(
         term(format!("at the load to act at ({aim})"), format!("{at_aim:.3} {unit}")),
     ];
     terms.extend(bounds.iter().map(|bound| bound.1.clone()));
-    let value = bounds.iter().map(|bound| bound.0).fold(at_aim, f64::min);
-    terms.push(term(
-        "divided by 1 + tolerance",
-        format!("{:.3} {unit} (tolerance {})", value / (1.0 + assumptions.tolerance), assumptions.tolerance),
-    ));
     terms
 }
 
@@ -234,8 +244,14 @@ fn gates(
     };
     if let Some(most) = most {
         let acts = average.as_f64() * (1.0 + tolerance);
-        let passed = acts < most;
-        let word = if passed { "below" } else { "not below, so it never scales up:" };
+        let passed = acts * HEADROOM <= most * (1.0 + 1e-9);
+        let word = if passed {
+            "well below"
+        } else if acts < most {
+            "too close to"
+        } else {
+            "so it never scales up: not below"
+        };
         gate("can fire", passed, format!("it acts at {acts:.2}, {word} the {most:.1} that it can reach"));
     }
     if let Some((load, least)) = curve.points().first().copied() {

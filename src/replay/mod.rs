@@ -32,7 +32,9 @@ pub use clairvoyant::{Capacities, Schedule};
 pub use closed_loop::{Outcome, Tick};
 pub use conditions::{Autoscaler, Conditions, Pipeline, ScaledMetric, StartUp};
 pub use discrete::Requests;
-pub use optimize::{Optimum, Progress, Search, Sensitivity, Tried, Tuning, googles_advice, optimize};
+pub use optimize::{
+    Optimum, Progress, SLIGHTLY_BELOW, Search, Sensitivity, Tried, Tuning, googles_advice, optimize,
+};
 pub use plant::{Basis, Curves, Plant};
 pub use steadiness::Steadiness;
 pub use traffic::{FORMS, Path, Traffic, TrafficError, TrafficSpec};

@@ -399,7 +399,7 @@ impl Search<'_> {
 }
 
 /// The target that Google's page calls "slightly below" the largest batch, which it puts into no number.
-const SLIGHTLY_BELOW: f64 = 0.9;
+pub const SLIGHTLY_BELOW: f64 = 0.9;
 
 /// What Google's page on autoscaling inference advises to start with: a queue of 3 to 5, a batch slightly
 /// below its most.

@@ -99,6 +99,7 @@ fn analysis() -> Analysis {
         lags: Vec::new(),
         slos: vec![slo],
         replicas: Replicas(1),
+        production: Replicas(1),
         steps: vec![step(0, 2.0, 0.2, 4.0, 0.0), step(1, 6.0, 0.9, 14.0, 0.5), step(2, 10.0, 5.0, 30.0, 6.0)],
         validity: Validity {
             verdict: Verdict::Remark,

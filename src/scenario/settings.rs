@@ -489,6 +489,13 @@ impl Settings {
                 "add --slo ttft:p95:2s or another limit",
             );
         }
+        if [self.replicas, self.production_replicas].iter().flatten().any(|n| !(1..=1000).contains(n)) {
+            return fail(
+                "replicas",
+                "must be from 1 to 1000, in production too",
+                "say how many share the load",
+            );
+        }
         if self.tolerance.is_some_and(|t| !(0.0..1.0).contains(&t)) {
             return fail("tolerance", "must be at least 0 and below 1", "10 % is written 0.1");
         }

@@ -82,15 +82,11 @@ pub fn fit<'a>(
     let chunking = matches!(admission, Admission::Chunking);
     let mut normal = Normal::default();
     let (mut n, mut decodes, mut prefills) = (0, 0.0, 0.0);
-    let (mut idle, mut between) = (0.0, 0.0);
-    for round in rounds {
+    let rounds: Vec<&[Interval]> = rounds.into_iter().collect();
+    for round in &rounds {
         // Of all replicas: what prefills carried along, their number, their tokens and their seconds.
         let (mut carried, mut count, mut tokens, mut seconds) = (0.0, 0.0, 0.0, 0.0);
-        for interval in round {
-            if interval.busy {
-                idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
-                between += interval.decodes + interval.prefills;
-            }
+        for interval in *round {
             tokens += interval.input_tokens / round.len() as f64;
             let Some(batch) = interval.mean_batch(chunking).filter(|batch| *batch >= 0.0) else { continue };
             n += 1;
@@ -120,10 +116,24 @@ pub fn fit<'a>(
         decode_per_sequence,
         prefill_base: prefill_base.max(Seconds::ZERO),
         prefill_per_token,
-        // From stretches in which the batch was never empty; without one it is taken for nothing.
-        overhead: Seconds(if between > 0.0 { (idle / between).max(0.0) } else { 0.0 }),
+        overhead: overhead(&rounds),
         n,
     })
+}
+
+/// What lies between two forwards of a batch that is never empty. That a batch was there at both ends of an
+/// interval does not show it, so only those count whose ends show at least half of the fullest such batch.
+/// Without one it is taken for nothing.
+fn overhead(rounds: &[&[Interval]]) -> Seconds {
+    let least = |interval: &Interval| interval.ends.map_or(0.0, |(from, to)| from.min(to));
+    let all = || rounds.iter().copied().flatten().filter(|interval| interval.busy);
+    let fullest = all().map(least).fold(0.0, f64::max);
+    let (mut idle, mut between) = (0.0, 0.0);
+    for interval in all().filter(|interval| least(interval) >= fullest * 0.5) {
+        idle += interval.length.0 - interval.decode_seconds - interval.prefill_seconds;
+        between += interval.decodes + interval.prefills;
+    }
+    Seconds(if between > 0.0 { (idle / between).max(0.0) } else { 0.0 })
 }
 
 /// What a prefill costs with a cost of its own for each sequence that it carries along: base, per token, per

@@ -10,6 +10,8 @@ use crate::measurement::{RequestOutcome, Sample, Series};
 const NEAR_BUDGET: f64 = 0.97;
 const SHARE_WAITING: f64 = 0.5;
 const BLOCKED: f64 = 2.0;
+/// A forward counts when it ends, so an interval may hold seconds of one that began before it: so many.
+const LONGEST_FORWARD: f64 = 60.0;
 /// What TGI's launcher sets where the user sets nothing.
 const WAITING_SERVED_RATIO: f64 = 0.3;
 const MAX_WAITING_TOKENS: u32 = 20;
@@ -23,7 +25,7 @@ pub fn intervals(samples: &[&Sample], requests: &[&RequestOutcome]) -> Vec<Inter
     let between = |pair: &[&Sample]| {
         let rise = |series| {
             let (before, after) = (pair[0].get(series)?, pair[1].get(series)?);
-            (after >= before).then_some(after - before)
+            (before >= 0.0 && after >= before).then_some(after - before)
         };
         let busy = pair.iter().all(|sample| sample.get(Series::BatchSize).is_some_and(|batch| batch > 0.0));
         // A scrape tells of the moment at which it was answered.
@@ -31,6 +33,10 @@ pub fn intervals(samples: &[&Sample], requests: &[&RequestOutcome]) -> Vec<Inter
         let (from, to) = (time(pair[0]), time(pair[1]));
         let range =
             firsts.partition_point(|first| first.0 < from)..firsts.partition_point(|first| first.0 < to);
+        let spent = rise(Series::DecodeSeconds)? + rise(Series::PrefillSeconds)?;
+        if spent > to - from + LONGEST_FORWARD {
+            return None;
+        }
         Some(Interval {
             end: pair[1].time,
             length: pair[1].time - pair[0].time,

@@ -194,6 +194,8 @@ const PLAYED_FOR_CURVES: usize = 8_000;
 /// Loads of the curves, as shares of the capacity.
 const CURVE_SHARES: [f64; 15] =
     [0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.15, 1.3];
+/// What a figure without end on one side alone counts as: twice the other.
+const ENDLESS: f64 = 1.0;
 /// Largest factor between the first guess of the capacity and the rates tried.
 const REACH: f64 = 256.0;
 
@@ -229,7 +231,7 @@ pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPredic
     let marks: Vec<StepMark> = steps::driven(measured.events).into_iter().map(|(mark, _)| mark).collect();
     let drift = Drift { steps: drift::of_steps(&all, &marks, &model, chunking), changes };
     let most = samples.iter().filter_map(|s| s.get(Series::BatchTokens)).reduce(f64::max);
-    let least_budget = most.map(|most| (most + mean_reservation) as u32);
+    let least_budget = most.map(|most| most as u32);
     Ok(Fitted { model, cost, token_budget, least_budget, drift, rounds })
 }
 
@@ -387,11 +389,13 @@ fn agreement(fitted: &Fitted, measured: &Measured, slos: &[Slo], known: &Known) 
             n: step.attempts,
             measured: 1.0 - step.goodput?,
             played: played.violations,
-            figure_off: nearest
-                .1
-                .value
-                .zip(nearest.0.value)
-                .map(|(measured, played)| measured / played - 1.0),
+            figure_off: match (nearest.1.value, nearest.0.value) {
+                (Some(measured), Some(played)) => Some(measured / played - 1.0),
+                // Without end: so many requests failed.
+                (None, Some(_)) => Some(ENDLESS),
+                (Some(_), None) => Some(-ENDLESS / (1.0 + ENDLESS)),
+                (None, None) => None,
+            },
         })
     };
     driven.into_iter().filter_map(|(mark, _)| of_step(mark)).collect()

@@ -1,8 +1,9 @@
 //! Was the client on time, and not its own bottleneck?
 
+use super::super::steps::attempts;
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, not_recorded, worse};
-use crate::measurement::{Event, FailureKind, Phase};
+use crate::measurement::{Event, FailureKind};
 use crate::units::{Seconds, Slo, SloMetric};
 
 /// A client that is later than this, 99th percentile, is remarked on.
@@ -79,8 +80,7 @@ pub(super) fn sending_rate(measured: &Measured, steps: &[StepAnalysis]) -> Valid
         let mark = step.mark;
         let within = |time: Seconds| time >= mark.hold_start && time < mark.end;
         let sent = measured.requests.iter().filter(|r| r.sent.is_some_and(within)).count();
-        let scheduled =
-            measured.requests.iter().filter(|r| r.step == mark.index && r.phase == Phase::Hold).count();
+        let scheduled = attempts(&mark, measured).len();
         if scheduled < SENDING_LEAST {
             continue;
         }

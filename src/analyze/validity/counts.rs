@@ -90,7 +90,7 @@ pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis])
     let (mut more, mut less) = (None, None);
     for step in steps.iter().filter(|step| step.in_flight >= LITTLE_LEAST) {
         let (Some(queue), Some(batch)) = (step.queue, step.batch) else { continue };
-        let shown = (queue.mean + batch.mean) * f64::from(measured.replicas.0);
+        let shown = (queue.mean + batch.mean) * f64::from(measured.replicas.0) + joining(measured, step);
         let ratio = shown / step.in_flight;
         more = worse(more, (ratio, (shown, step.in_flight)));
         less = worse(less, (-ratio, (shown, step.in_flight)));
@@ -104,20 +104,35 @@ pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis])
         );
     };
     let words = |(shown, flying): (f64, f64)| {
-        format!("queue + batch {shown:.1}, in flight at the client {flying:.1}")
+        format!("queue + batch and those that are joining {shown:.1}, in flight at the client {flying:.1}")
     };
     let verdict = graded(ratio, GAUGES_MORE_REMARK, GAUGES_MORE_INVALID);
     if verdict != Verdict::Valid {
         return check(name, verdict, format!("{}: the server has other clients too", words(high)));
     }
     if -negative < GAUGES_LESS_REMARK {
-        let detail = format!(
-            "{}: long prefills, which neither gauge shows, or replicas that are not scraped",
-            words(low)
-        );
+        let detail =
+            format!("{}: prefills, which neither gauge shows, or replicas that are not scraped", words(low));
         return check(name, Verdict::Remark, detail);
     }
     check(name, Verdict::Valid, format!("{} in the step where they differ most", words(low)))
+}
+
+/// Requests that neither gauge shows: a TGI router counts one into its batch only after the prefill and the
+/// decode that it joins by. So many a second join, for so long, as a recorded router shows. 0 where the server
+/// counts no forwards.
+fn joining(measured: &Measured, step: &StepAnalysis) -> f64 {
+    let held = step.mark.hold_start..step.mark.end;
+    let of = |track: &Track| -> Option<f64> {
+        let samples: Vec<&Sample> =
+            track.samples.iter().copied().filter(|sample| held.contains(&sample.time)).collect();
+        let length = samples.last()?.time - samples.first()?.time;
+        let risen = |series| rise(&samples, series).filter(|risen| *risen > 0.0);
+        let prefill = risen(Series::PrefillSeconds)? / risen(Series::PrefillCount)?;
+        let decode = risen(Series::DecodeSeconds)? / risen(Series::DecodeCount)?;
+        (length.0 > 0.0).then_some(risen(Series::JoinedRequests)? / length.0 * (prefill + decode))
+    };
+    tracks(measured).iter().filter_map(of).sum()
 }
 
 /// How much a counter rose over a run on one replica; a fall is a restart, after which it began at 0.

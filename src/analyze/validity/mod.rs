@@ -10,17 +10,21 @@ mod others;
 mod sources;
 
 use super::{Measured, Steadiness, StepAnalysis, Validity, ValidityCheck, Verdict};
-use crate::measurement::FailureKind;
+use crate::measurement::{FailureKind, RequestOutcome};
 use crate::units::Slo;
 
 /// Fewer requests than this in a step make its percentiles doubtful.
 const FEW_REQUESTS: usize = 20;
+/// Steps from this share of the highest load on may decide.
+const DECISIVE: f64 = 0.5;
 
-/// Mean output length of a step against that of the run, as a share, and the standard errors that chance may
+/// Mean length of some steps against that of the others, as a share, and the standard errors that chance may
 /// make of it.
 const LENGTHS_REMARK: f64 = 0.05;
 const LENGTHS_INVALID: f64 = 0.10;
 const LENGTHS_SIGMAS: f64 = 4.0;
+/// Fewer requests tell nothing of a mean length.
+const LENGTHS_LEAST: f64 = 10.0;
 
 /// All checks and the worst of their verdicts.
 pub(super) fn judge(measured: &Measured, steps: &[StepAnalysis], slos: &[Slo]) -> Validity {
@@ -83,32 +87,56 @@ fn worse<T>(a: Option<(f64, T)>, b: (f64, T)) -> Option<(f64, T)> {
     }
 }
 
-/// Answers that become longer or shorter move the capacity with them.
+/// Prompts or answers that become longer or shorter move the capacity with them.
 fn lengths(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
-    let tokens = |from: &StepAnalysis| -> Vec<f64> {
-        let mine = measured.requests.iter().filter(|r| r.is_ok() && r.step == from.mark.index);
-        mine.filter_map(|r| r.output_tokens).map(f64::from).collect()
-    };
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let by_step: Vec<Vec<f64>> = steps.iter().map(tokens).collect();
-    let all: Vec<f64> = by_step.iter().flatten().copied().collect();
-    let common = mean(&all);
-    let deviation = (all.iter().map(|v| (v - common).powi(2)).sum::<f64>() / all.len().max(1) as f64).sqrt();
-    let off = by_step.iter().filter(|step| !step.is_empty() && common > 0.0).map(|step| {
-        let error = deviation / (step.len() as f64).sqrt();
-        let off = mean(step) - common;
-        if off.abs() > LENGTHS_SIGMAS * error { (off / common).abs() } else { 0.0 }
-    });
-    let most = off.fold(0.0, f64::max);
-    let detail = match most {
-        0.0 => "the mean output length is the same in every step, up to chance".to_owned(),
-        most => format!(
-            "the mean output length of a step lies {:.0} % from that of the run; above {:.0} % calibrate each length on its own",
+    let most = [
+        ("output", changed(measured, steps, |request| request.output_tokens)),
+        ("prompt", changed(measured, steps, |request| request.input_tokens)),
+    ];
+    let (what, most) = if most[1].1 > most[0].1 { most[1] } else { most[0] };
+    let detail = if most == 0.0 {
+        "prompts and answers are as long on average in every step, up to chance".to_owned()
+    } else {
+        format!(
+            "the mean {what} length of some steps lies {:.0} % from that of the others; above {:.0} % calibrate each \
+             length on its own",
             most * 100.0,
             LENGTHS_INVALID * 100.0
-        ),
+        )
     };
-    check("lengths of answers", graded(most, LENGTHS_REMARK, LENGTHS_INVALID), detail)
+    check("lengths of requests", graded(most, LENGTHS_REMARK, LENGTHS_INVALID), detail)
+}
+
+/// By which share the mean length of a step differs from that of all others, or that of all steps up to one
+/// from that of all after it: the most that is beyond chance.
+fn changed(measured: &Measured, steps: &[StepAnalysis], of: fn(&RequestOutcome) -> Option<u32>) -> f64 {
+    let tokens = |step: &StepAnalysis| -> Vec<f64> {
+        let mine = measured.requests.iter().filter(|r| r.is_ok() && r.step == step.mark.index);
+        mine.filter_map(of).map(f64::from).collect()
+    };
+    // Number, sum and sum of squares of each step.
+    let sums: Vec<[f64; 3]> = steps
+        .iter()
+        .map(|step| {
+            tokens(step).iter().fold([0.0; 3], |[n, sum, squares], v| [n + 1.0, sum + v, squares + v * v])
+        })
+        .collect();
+    let add = |a: [f64; 3], b: &[f64; 3]| [a[0] + b[0], a[1] + b[1], a[2] + b[2]];
+    let all = sums.iter().fold([0.0; 3], add);
+    let apart = |part: [f64; 3]| {
+        let rest = [all[0] - part[0], all[1] - part[1], all[2] - part[2]];
+        let mean = |[n, sum, _]: [f64; 3]| sum / n;
+        let error = |[n, sum, squares]: [f64; 3]| ((squares / n - (sum / n).powi(2)).max(0.0) / n).sqrt();
+        let off = (mean(part) - mean(rest)).abs();
+        let chance = LENGTHS_SIGMAS * error(part).hypot(error(rest));
+        let smaller = part[0].min(rest[0]);
+        if smaller >= LENGTHS_LEAST && off > chance { off / mean(all).max(f64::MIN_POSITIVE) } else { 0.0 }
+    };
+    let up_to = sums.iter().scan([0.0; 3], |sum, step| {
+        *sum = add(*sum, step);
+        Some(*sum)
+    });
+    sums.iter().copied().chain(up_to).map(apart).fold(0.0, f64::max)
 }
 
 fn cut_requests(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
@@ -139,11 +167,14 @@ fn lost_outcomes(steps: &[StepAnalysis]) -> ValidityCheck {
     check("outcomes in the record", verdict, detail)
 }
 
+/// Steps far below the highest load hold anyway, so their percentiles decide nothing.
 fn step_sizes(steps: &[StepAnalysis]) -> ValidityCheck {
-    let fewest = steps.iter().map(|step| step.attempts).min().unwrap_or(0);
+    let highest = steps.iter().map(|step| step.offered.0).fold(0.0, f64::max);
+    let decisive = steps.iter().filter(|step| step.offered.0 >= highest * DECISIVE);
+    let fewest = decisive.map(|step| step.attempts).min().unwrap_or(0);
     let verdict = if fewest >= FEW_REQUESTS { Verdict::Valid } else { Verdict::Remark };
     let detail = format!(
-        "{fewest} in the smallest step; below {FEW_REQUESTS} a 95th percentile is the largest value or nearly so"
+        "{fewest} in the smallest step of those from half of the highest load on; below {FEW_REQUESTS} a 95th percentile is the largest value or nearly so"
     );
     check("requests per step", verdict, detail)
 }

@@ -90,11 +90,25 @@ pub(super) fn gaps(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck
     )
 }
 
-/// What moves whenever the server works.
-fn progress(sample: &Sample) -> Option<(f64, f64)> {
-    let of = |series| sample.get(series).unwrap_or(0.0);
-    sample.get(Series::Successes)?;
-    Some((of(Series::Successes), of(Series::TokenEvents) + of(Series::DecodeCount)))
+/// Counters that move whenever a server works, of which each server has some.
+const PROGRESS: [Series; 6] = [
+    Series::Successes,
+    Series::OutputRequests,
+    Series::InputRequests,
+    Series::TokenEvents,
+    Series::DecodeCount,
+    Series::PrefillCount,
+];
+
+/// What a sample shows of them. `None`: none at all.
+fn progress(sample: &Sample) -> Option<[Option<f64>; PROGRESS.len()]> {
+    let shown = PROGRESS.map(|series| sample.get(series));
+    shown.iter().any(Option::is_some).then_some(shown)
+}
+
+/// Whether a counter is lower than it was.
+fn fell(before: &[Option<f64>], after: &[Option<f64>]) -> bool {
+    before.iter().zip(after).any(|(before, after)| before.zip(*after).is_some_and(|(b, a)| a < b))
 }
 
 pub(super) fn staleness(measured: &Measured) -> ValidityCheck {
@@ -105,7 +119,7 @@ pub(super) fn staleness(measured: &Measured) -> ValidityCheck {
     ends.sort_by(f64::total_cmp);
     let (mut stale, mut longest, mut whole) = (0.0, 0.0_f64, 0.0_f64);
     for track in tracks(measured) {
-        let seen: Vec<(f64, (f64, f64))> =
+        let seen: Vec<(f64, _)> =
             track.samples.iter().filter_map(|s| Some((s.time.0, progress(s)?))).collect();
         whole += seen.first().zip(seen.last()).map_or(0.0, |(first, last)| last.0 - first.0);
         for still in seen.chunk_by(|a, b| a.1 == b.1) {
@@ -138,8 +152,8 @@ pub(super) fn staleness(measured: &Measured) -> ValidityCheck {
 pub(super) fn restarts(measured: &Measured) -> ValidityCheck {
     let (mut restarted, mut vanished, mut falls) = (BTreeSet::new(), BTreeSet::new(), 0);
     for track in tracks(measured) {
-        let counts: Vec<(f64, f64)> = track.samples.iter().filter_map(|sample| progress(sample)).collect();
-        let fallen = counts.windows(2).filter(|w| w[1].0 < w[0].0 || w[1].1 < w[0].1).count();
+        let counts: Vec<_> = track.samples.iter().filter_map(|sample| progress(sample)).collect();
+        let fallen = counts.windows(2).filter(|pair| fell(&pair[0], &pair[1])).count();
         // A metric that was there and is gone: a new process that has served nothing yet.
         let shown: Vec<bool> = track.samples.iter().map(|sample| !sample.is_empty()).collect();
         if fallen > 0 || shown.windows(2).any(|w| w[0] && !w[1]) {

@@ -4,8 +4,9 @@ use super::signal::Measures;
 
 /// Loads closer together than this factor do not tell how a metric rises.
 const APART: f64 = 1.02;
-/// A batch counts as full in steps in which so many requests wait on average.
-const WAITING: f64 = 1.0;
+/// A batch counts as full in steps in which so many requests wait on average, as a share of it: servers
+/// that let requests join in groups have a third of a batch waiting at any load.
+const WAITING: f64 = 0.5;
 
 /// What a run measured.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,8 +58,9 @@ impl RunFacts {
 
     /// The batch once it is full: the largest mean of a step in which requests waited.
     pub(super) fn full_batch(&self) -> Option<f64> {
-        let full = self.steps.iter().filter(|step| step.queue.is_some_and(|queue| queue >= WAITING));
-        full.filter_map(|step| step.batch).max_by(f64::total_cmp)
+        let full =
+            |step: &RunStep| step.batch.filter(|batch| step.queue.is_some_and(|q| q >= WAITING * batch));
+        self.steps.iter().filter_map(full).max_by(f64::total_cmp)
     }
 
     /// The metric against the load, from the lowest load on. Steps without either are left out.
@@ -118,7 +120,9 @@ mod tests {
         let mut facts =
             RunFacts { steps: vec![step(30.0, Some(0.2)), step(20.0, None)], ..RunFacts::default() };
         assert_eq!(facts.full_batch(), None);
-        facts.steps.push(step(29.0, Some(5.0)));
+        facts.steps.push(step(25.0, Some(8.0)));
+        assert_eq!(facts.full_batch(), None, "a third of a batch waits for others to join with");
+        facts.steps.push(step(29.0, Some(50.0)));
         assert_eq!(facts.full_batch(), Some(29.0));
     }
 }
