@@ -17,6 +17,8 @@ use std::path::PathBuf;
 /// Values older than this are not what an HPA should act on. Cloud Monitoring's come once a minute.
 const OLD: Seconds = Seconds(60.0);
 const OLD_CLOUD: Seconds = Seconds(240.0);
+/// A value that came through an adapter is not as young as this.
+const OF_NOW: Seconds = Seconds(2.0);
 /// Sources that differ by more than this part of the larger value, and by more than `APART_LEAST`, do
 /// not agree; of a share from 0 to 1 by more than `APART_LEAST_SHARE`.
 const APART_SHARE: f64 = 0.25;
@@ -207,7 +209,9 @@ async fn look(
     if let Some(detail) = other_gpus(feed, scenario) {
         push(State::Remark, detail, None);
     }
-    if let Some(why) = feed.hides_age() {
+    let of_now = feed.source() == Source::ExternalMetrics && oldest < OF_NOW;
+    let of_now = of_now.then(|| "the adapter stamps them with the time of the question".to_owned());
+    if let Some(why) = feed.hides_age().or(of_now) {
         let mend = "a run under load measures it, beside the direct scrape, as the lag of what an HPA sees";
         push(State::Remark, format!("how old its values are is not known: {why}"), Some(mend.to_owned()));
     }
