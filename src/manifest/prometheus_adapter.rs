@@ -110,8 +110,9 @@ pub(super) fn adapter_name(signal: Signal, names: &ClusterNames) -> Result<Strin
     match signal {
         Signal::Queue | Signal::Batch => {
             let gauge = series::gauge(signal, names)?;
-            let labels = gauge.labels.iter().map(|(_, value)| format!("_{value}")).collect::<String>();
-            Ok(format!("{}{labels}", gauge.name.replace(':', "_")))
+            let name = gauge.name.replace(':', "_");
+            let values = gauge.labels.iter().map(|(_, value)| value.clone());
+            Ok(std::iter::once(name).chain(values).collect::<Vec<_>>().join("_"))
         }
         Signal::Dcgm => Ok(series::lower_case_dcgm(names)),
         Signal::DutyCycle => Err("the duty cycle is in Cloud Monitoring only".to_owned()),

@@ -239,7 +239,9 @@ impl MetricsApi {
             if let Some(divisor) = metric.divisor() {
                 let (per, _) = self.values(&divisor).await?;
                 values.retain(|replica, _| per.contains_key(replica));
-                values.iter_mut().for_each(|(replica, value)| *value /= per[replica]);
+                for (replica, value) in &mut values {
+                    *value /= per[replica];
+                }
                 values.retain(|_, value| value.is_finite());
             }
             let stamp = stamp.map_or(time, |stamp| clock.of_wall(stamp.as_microsecond() as f64 / 1e6));

@@ -52,8 +52,12 @@ fn place(metric: &str) -> Option<Place> {
     }
 }
 
-/// The labels that hold a metric to one Deployment. `Err`: the name of the metric and what is missing.
-fn labels(metric: &str, names: &ClusterNames) -> Result<Option<(Place, Vec<(String, String)>)>, String> {
+/// A place, and the labels that hold a metric in it to one Deployment.
+type Held = (Place, Vec<(String, String)>);
+
+/// The labels that hold a metric to one Deployment, where they are known. `Err`: the name of the metric and
+/// what is missing.
+fn labels(metric: &str, names: &ClusterNames) -> Result<Option<Held>, String> {
     let Some(place) = place(metric) else { return Ok(None) };
     let Some(cluster) = &names.cluster else {
         return Err(format!("{metric} needs the cluster, since every cluster of the project is in it"));
