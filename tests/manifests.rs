@@ -89,6 +89,7 @@ fn wrong_input_names_itself_and_the_way_out_and_writes_nothing() {
         (vec!["--cluster-version", "latest"], "cluster-version 'latest' is not"),
         (vec!["--metrics-port", "0"], "metrics-port '0' is not"),
         (vec!["--server", "vlm"], "vllm"),
+        (vec!["--server", "/no/such.yaml"], "cannot read the profile /no/such.yaml"),
         (vec!["--scenario", scenario], "did you mean project?"),
         (vec!["--scenario", "/nowhere.yaml"], "cannot read the scenario /nowhere.yaml"),
         (vec!["--run", "/nowhere"], "/nowhere"),
@@ -181,6 +182,31 @@ fn a_run_directory_gets_the_set_and_loses_what_no_target_stands_for() {
     }
     let warnings = document["warnings"].to_string();
     assert!(warnings.contains("give --cluster-name and --location"), "{warnings}");
+}
+
+#[test]
+fn a_profile_of_ones_own_gets_manifests_by_its_names() {
+    let directory = TempDir::new().unwrap();
+    let (out, profile) = (directory.path().join("k8s"), directory.path().join("mine.yaml"));
+    let head = "version: 1\nname: my-server\ntitle: Mine\ndescription: x\napis: [chat]\nrecognized-by: []\nport: 9000\n";
+    let series = "series:\n  queue_size: [{metric: my_requests, labels: {kind: waiting}}]\n  \
+                  batch_size: [{metric: my_requests, labels: {kind: running}}]\n";
+    fs::write(&profile, format!("{head}{series}")).unwrap();
+    let arguments = ["--server", profile.to_str().unwrap(), "--target", "batch=9", "--json"];
+    document(&manifests(&out, &[&PLACE[..], &arguments].concat()));
+    let read = |file: &str| fs::read_to_string(out.join(file)).unwrap();
+    assert!(read("hpa-batch.yaml").contains("prometheus.googleapis.com|my_requests|gauge"));
+    assert!(read("hpa-batch.yaml").contains("metric.labels.kind: running"));
+    assert!(
+        read("setup.sh").contains("\"containerPort\":9000")
+            && read("setup.sh").contains("podmonitoring-my-server.yaml")
+    );
+    assert!(read("dashboard.json").contains("my_requests"));
+    // What goes into a shell file must be no more than a name.
+    fs::write(&profile, format!("{head}{series}").replace("kind: waiting", "kind: '$(reboot)'")).unwrap();
+    let refused = manifests(&directory.path().join("none"), &arguments);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("the label kind"), "{}", stderr(&refused));
 }
 
 /// A program of this name that writes what it is called with into `log`.

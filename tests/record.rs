@@ -35,6 +35,7 @@ fn info() -> RunInfo {
             url: "http://127.0.0.1:1".to_owned(),
             simulated: true,
             kind: None,
+            profile: None,
             info: None,
             replicas: 1,
             metrics_urls: vec![],

@@ -10,8 +10,8 @@ mod doubles;
 
 use calibrate::measurement::{RunClock, Sample, Series, Source};
 use calibrate::observe::{
-    ApiMetric, CloudMonitoring, Feed, GoogleAccess, GoogleCredentials, MetricsApi, Problem, ProblemKind,
-    Profile, Prometheus, Query, ReplicaNames, TimeSeries, client_builder, exposition,
+    ApiMetric, CloudMonitoring, Expected, Feed, GoogleAccess, GoogleCredentials, MetricsApi, Problem,
+    ProblemKind, Profile, Prometheus, Query, ReplicaNames, TimeSeries, client_builder, exposition,
 };
 use calibrate::record::{RecordedRun, read};
 use doubles::{Double, Reply, runtime};
@@ -70,6 +70,26 @@ fn a_vllm_server_is_recognized_and_gets_load_in_its_own_way() {
         assert_eq!((body["model"].as_str(), body["ignore_eos"].as_bool()), (Some("org/model"), Some(true)));
         assert_eq!(body["stream_options"]["include_usage"], true);
     }
+}
+
+#[test]
+fn a_server_is_recognized_where_its_kind_has_its_metrics_and_a_guess_is_told() {
+    let elsewhere = Double::serve(|path, _, _| match path {
+        "/prometheus/metrics" => Reply::text(include_str!("fixtures/exposition/trtllm-serve.txt").to_owned()),
+        "/v1/models" => Reply::json(&json!({"object": "list", "data": [{"id": "m", "object": "model"}]})),
+        _ => Reply::status(404, "no"),
+    });
+    let output = calibrate(&["doctor", "--target", &elsewhere.url]).output().unwrap();
+    assert!(said(&output).contains("is read as trtllm-serve"), "{}", said(&output));
+    assert!(said(&output).contains("queue_size 2, batch_size 12, kv_usage 0.5625"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    // A TGI that has served nothing shows no metric, and says what it is at /info.
+    let tgi = doubles::tgi();
+    let output = calibrate(&["doctor", "--target", &tgi.url]).output().unwrap();
+    assert!(!said(&output).contains("taken for TGI"), "{}", said(&output));
+    let unknown = doubles::vllm_without_metrics();
+    let output = calibrate(&["doctor", "--target", &unknown.url]).output().unwrap();
+    assert!(said(&output).contains("it is taken for TGI; name its kind with --server"), "{}", said(&output));
 }
 
 #[test]
@@ -339,6 +359,58 @@ fn a_sample_of_prometheus_counts_once_and_at_its_own_time() {
     assert!(seen.windows(2).all(|w| w[1].time.0 > w[0].time.0 + 1.0), "{seen:?}");
 }
 
+#[test]
+fn series_stamped_with_the_time_of_the_question_do_not_hide_those_of_the_profile() {
+    let double = scraping_every_other_second(|scraped| scraped % 100.0);
+    let own = Query { series: Series::BatchSize, times: None, ..query("own", true) };
+    let mut feed = prometheus(&double, vec![own, query("m", false)], 1);
+    let clock = RunClock::start();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.extend(runtime().block_on(feed.poll(clock)).unwrap());
+        std::thread::sleep(Duration::from_millis(2100));
+    }
+    let of = |series| seen.iter().filter(|sample| sample.get(series).is_some()).count();
+    assert!(of(Series::QueueSize) >= 2 && of(Series::BatchSize) >= 3, "{seen:?}");
+    assert!(feed.hides_age().is_some_and(|why| why.contains("batch_size")));
+}
+
+#[test]
+fn managed_prometheus_without_a_cluster_is_remarked_on() {
+    let server = doubles::tgi();
+    let double = Double::serve(|path, _, _| match path {
+        "/token" => Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"})),
+        _ => Reply::status(403, "no"),
+    });
+    let directory = TempDir::new().unwrap();
+    let key = directory.path().join("key.json");
+    fs::write(&key, user(&double).to_string()).unwrap();
+    let output = calibrate(&["doctor", "--target", &server.url, "--prometheus", "gmp:my-project"])
+        .args(["--google-endpoint", &double.url])
+        .args(["--google-credentials", &format!("file:{}", key.display())])
+        .output()
+        .unwrap();
+    assert!(said(&output).contains("every cluster of the project"), "{}", said(&output));
+}
+
+#[test]
+fn a_source_that_is_busy_once_does_not_end_a_run_before_it_began() {
+    let server = doubles::vllm();
+    let asked = AtomicUsize::new(0);
+    let double = prometheus_that(0.0, move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::status(503, "starting"),
+        1 => Reply::status(429, "slow down").header("retry-after", "1"),
+        _ => Reply::status(400, "1:4: parse error: unexpected end of input"),
+    });
+    let output = calibrate(&["run", "--ramp=rate:4x2s", "--slo", "ttft:p95:2s", "--target", &server.url])
+        .args(["--server", "vllm", "--prometheus", &double.url, "--promql", "queue_size=up{"])
+        .args(["--out", TempDir::new().unwrap().path().join("run").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(said(&output).contains("parse error"), "it was asked on: {}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
 // ---- Google ----
 
 fn user(double: &Double) -> Value {
@@ -347,6 +419,10 @@ fn user(double: &Double) -> Value {
 }
 
 fn monitoring(double: &Double, credentials: Value, replicas: u32) -> Feed {
+    monitoring_of(double, credentials, Expected { replicas, gpus: 1 })
+}
+
+fn monitoring_of(double: &Double, credentials: Value, expected: Expected) -> Feed {
     let access =
         runtime().block_on(async { GoogleAccess::new(GoogleCredentials::Json(credentials), None) }).unwrap();
     let metric = TimeSeries {
@@ -356,7 +432,7 @@ fn monitoring(double: &Double, credentials: Value, replicas: u32) -> Feed {
     };
     let client = client_builder().build().unwrap();
     let names = ReplicaNames::default();
-    let feed = CloudMonitoring::new(&double.url, "my-project", client, access, vec![metric], names, replicas);
+    let feed = CloudMonitoring::new(&double.url, "my-project", client, access, vec![metric], names, expected);
     Feed::CloudMonitoring(Box::new(feed))
 }
 
@@ -377,14 +453,23 @@ fn gpu_series(pod: &str, gpu: &str, points: &[Value]) -> Value {
 fn cloud_monitoring_is_read_over_its_pages_with_a_token() {
     install_tls();
     let (first, second) = ([point(70.0, "40"), point(130.0, "10")], [point(70.0, "60"), point(130.0, "30")]);
+    let asked_until = std::sync::Mutex::new(None);
     let double = Double::serve(move |path, headers, _| {
         if path == "/token" {
             return Reply::json(
                 &json!({"access_token": "tokenverysecret", "expires_in": 3600, "token_type": "Bearer"}),
             );
         }
+        if path.contains("pageToken=next") {
+            std::thread::sleep(Duration::from_millis(20));
+        } else {
+            asked_until.lock().unwrap().take();
+        }
         assert_eq!(headers["authorization"], "Bearer tokenverysecret");
         assert!(path.starts_with("/v3/projects/my-project/timeSeries?filter=metric.type"), "{path}");
+        let end = path.split("interval.endTime=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let same = asked_until.lock().unwrap().get_or_insert_with(|| end.clone()) == &end;
+        assert!(same, "a token belongs to the interval of its question: {path}");
         // The second page repeats the times of the first to the microsecond, as GPUs of one pod do.
         if path.contains("pageToken=next") {
             Reply::json(&json!({"timeSeries": [gpu_series("a", "1", &retimed(&second, &first))]}))
@@ -394,7 +479,7 @@ fn cloud_monitoring_is_read_over_its_pages_with_a_token() {
             )
         }
     });
-    let mut feed = monitoring(&double, user(&double), 1);
+    let mut feed = monitoring_of(&double, user(&double), Expected { replicas: 1, gpus: 2 });
     let mut samples = check(&mut feed).unwrap();
     samples.sort_by(|a, b| a.time.0.total_cmp(&b.time.0));
     let values: Vec<_> = samples.iter().map(|sample| sample.get(Series::GpuUtil)).collect();
@@ -402,6 +487,133 @@ fn cloud_monitoring_is_read_over_its_pages_with_a_token() {
     assert!(samples.iter().all(|sample| sample.arrived.0 > sample.time.0 + 60.0));
     let again = runtime().block_on(feed.poll(RunClock::start())).unwrap();
     assert!(again.is_empty(), "a point counts once");
+}
+
+/// Keeps what it is given.
+#[derive(Default)]
+struct Kept(std::sync::Mutex<Vec<Sample>>);
+
+impl calibrate::observe::Sink for Kept {
+    fn sample(&self, sample: Sample) {
+        self.0.lock().unwrap().push(sample);
+    }
+
+    fn event(&self, _: calibrate::measurement::Event) {}
+}
+
+#[test]
+fn the_last_minute_of_the_load_is_waited_for() {
+    install_tls();
+    // What was true when the load ended comes with the third question after it.
+    let (asked, ended) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(usize::MAX)));
+    let (last, stop) = (point(-3.0, "99"), Arc::clone(&ended));
+    let earlier = point(60.0, "50");
+    let double = Double::serve(move |path, _, _| {
+        if path == "/token" {
+            return Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}));
+        }
+        let asked = asked.fetch_add(1, Ordering::SeqCst);
+        let there = if asked >= stop.load(Ordering::SeqCst) {
+            vec![last.clone(), earlier.clone()]
+        } else {
+            vec![earlier.clone()]
+        };
+        Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &there)]}))
+    });
+    let kept = Arc::new(Kept::default());
+    let sink: Arc<dyn calibrate::observe::Sink> = kept.clone();
+    let feed = monitoring(&double, user(&double), 1);
+    runtime().block_on(async {
+        let observer = calibrate::observe::Observer::start(vec![feed], RunClock::start(), &sink);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // The first question was before the end, the second is right after it and too early.
+        ended.store(2, Ordering::SeqCst);
+        assert!(observer.late_by() >= Duration::from_secs(60), "a minute until it is sampled");
+        let late_by = observer.late_by();
+        observer.finish(late_by).await;
+    });
+    let values: Vec<_> = kept.0.lock().unwrap().iter().map(|s| s.get(Series::GpuUtil).unwrap()).collect();
+    assert_eq!(values, [50.0, 99.0]);
+}
+
+#[test]
+fn the_gpus_of_a_replica_are_waited_for_and_counted() {
+    install_tls();
+    let (times, asked) = ([point(10.0, "40"), point(70.0, "20")], AtomicUsize::new(0));
+    let token = json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"});
+    let late = token.clone();
+    let double = Double::serve(move |path, _, _| {
+        if path == "/token" {
+            return Reply::json(&late);
+        }
+        // The newest point of the second GPU is late by one question.
+        let known = if asked.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 0 };
+        let second = [point(10.0, "80"), point(70.0, "60")];
+        let second = retimed(&second, &times);
+        Reply::json(
+            &json!({"timeSeries": [gpu_series("a", "0", &times), gpu_series("a", "1", &second[known..])]}),
+        )
+    });
+    let mut feed = monitoring_of(&double, user(&double), Expected { replicas: 1, gpus: 2 });
+    let values = |samples: Vec<Sample>| {
+        samples.iter().map(|sample| sample.get(Series::GpuUtil).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(check(&mut feed).unwrap()), [40.0], "the period that both have");
+    let clock = RunClock::start();
+    assert_eq!(
+        values(runtime().block_on(feed.poll(clock)).unwrap()),
+        [60.0],
+        "and the other once both have it"
+    );
+    let one_of_two = Double::serve(move |path, _, _| match path {
+        "/token" => Reply::json(&token),
+        _ => Reply::json(&json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "1")])]})),
+    });
+    let mut feed = monitoring_of(&one_of_two, user(&one_of_two), Expected { replicas: 1, gpus: 2 });
+    let problem = check(&mut feed).unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::Missing, "{problem}");
+    assert!(
+        problem.reason.contains("1 series") && problem.reason.contains("--gpus-per-replica"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_gpu_that_a_prometheus_collected_is_of_the_pod_that_works_on_it() {
+    install_tls();
+    let series = |own: &str, value: &str| {
+        let labels = json!({"pod": "dcgm-exporter-x", "exported_pod": own, "gpu": "0"});
+        json!({"metric": {"type": "prometheus.googleapis.com/dcgm_fi_dev_gpu_util/unknown", "labels": labels},
+               "resource": {"type": "prometheus_target", "labels": {"cluster": "c", "instance": "dcgm-exporter-x:metrics"}},
+               "metricKind": "GAUGE", "valueType": "DOUBLE", "points": [point(9.0, value)]})
+    };
+    let found = json!({"timeSeries": [series("b", "90"), series("a", "40"), series("other", "1")]});
+    let double = Double::serve(move |path, _, _| match path {
+        "/token" => Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"})),
+        _ => Reply::json(&found),
+    });
+    let access = runtime()
+        .block_on(async { GoogleAccess::new(GoogleCredentials::Json(user(&double)), None) })
+        .unwrap();
+    let metric = "prometheus.googleapis.com/dcgm_fi_dev_gpu_util/unknown".to_owned();
+    let metric = TimeSeries { series: Series::GpuUtil, metric, filter: String::new() };
+    let names = ReplicaNames::new(&["a".to_owned(), "b".to_owned()], Vec::new());
+    let (client, expected) = (client_builder().build().unwrap(), Expected { replicas: 2, gpus: 1 });
+    let feed = CloudMonitoring::new(&double.url, "p", client, access, vec![metric], names, expected);
+    let samples = check(&mut Feed::CloudMonitoring(Box::new(feed))).unwrap();
+    let seen: Vec<_> = samples.iter().map(|s| (s.replica, s.get(Series::GpuUtil).unwrap())).collect();
+    assert_eq!(seen, [(0, 40.0), (1, 90.0)]);
+}
+
+#[test]
+fn an_answer_of_endless_pages_is_told_of_and_not_cut_silently() {
+    install_tls();
+    let double = Double::serve(move |path, _, _| match path {
+        "/token" => Reply::json(&json!({"access_token": "t", "expires_in": 3600, "token_type": "Bearer"})),
+        _ => Reply::json(&json!({"timeSeries": [], "nextPageToken": "on"})),
+    });
+    let problem = check(&mut monitoring(&double, user(&double), 1)).unwrap_err();
+    assert!(problem.reason.contains("more than 100 pages"), "{problem}");
 }
 
 /// The points of one series at the times of another.
@@ -462,6 +674,15 @@ fn what_is_wrong_with_cloud_monitoring_is_said_with_the_mend() {
         ),
         (
             Box::new(|| {
+                let both =
+                    [gpu_series("a", "0", &[point(9.0, "1")]), gpu_series("a", "1", &[point(9.0, "1")])];
+                Reply::json(&json!({"timeSeries": both}))
+            }),
+            ProblemKind::Ambiguous,
+            "has 2 series of kubernetes.io/container/accelerator/duty_cycle where 1 GPUs",
+        ),
+        (
+            Box::new(|| {
                 Reply::json(
                     &json!({"timeSeries": [gpu_series("a", "0", &[point(9.0, "1")]), gpu_series("b", "0", &[point(9.0, "1")])]}),
                 )
@@ -508,7 +729,9 @@ fn managed_prometheus_is_asked_at_its_own_address_with_a_token() {
                 &json!({"status": "success", "data": {"resultType": "scalar", "result": [now, now.to_string()]}}),
             );
         }
-        assert!(query.contains("namespace%3D%22default%22"), "the selector is in every query: {query}");
+        for matcher in ["namespace%3D%22default%22", "cluster%3D%22my-cluster%22", "location%3D%22l%22"] {
+            assert!(query.contains(matcher), "the place is in every query: {query}");
+        }
         let value = if query.contains("timestamp") { now - 12.0 } else { 0.0 };
         vector(
             &json!([{"metric": {"pod": "tgi-0", "instance": "tgi-0:8000"}, "value": [now, value.to_string()]}]),
@@ -519,6 +742,7 @@ fn managed_prometheus_is_asked_at_its_own_address_with_a_token() {
     fs::write(&key, user(&double).to_string()).unwrap();
     let output = calibrate(&["doctor", "--json", "--target", &server.url, "--prometheus", "gmp:my-project"])
         .args(["--prometheus-selector", "namespace=\"default\"", "--google-endpoint", &double.url])
+        .args(["--cluster-name", "my-cluster", "--location", "l"])
         .args(["--google-credentials", &format!("file:{}", key.display())])
         .output()
         .unwrap();
@@ -579,10 +803,13 @@ fn the_flag_to_impersonate_asks_googles_credentials_service_for_the_account() {
     fs::write(&key, user(&double).to_string()).unwrap();
     let output = calibrate(&["doctor", "--target", &server.url, "--cloud-monitoring", "my-project"])
         .args(["--google-endpoint", &double.url, "--google-impersonate", "sa@p.iam.gserviceaccount.com"])
+        .args(["--cluster-name", "c"])
         .args(["--google-credentials", &format!("file:{}", key.display())])
         .env("HTTPS_PROXY", format!("http://{address}"))
         .output()
         .unwrap();
+    // Where nobody asked, this ends the wait for it.
+    drop(std::net::TcpStream::connect(address));
     assert_eq!(asked.join().unwrap().trim(), "CONNECT iamcredentials.googleapis.com:443 HTTP/1.1");
     assert_ne!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("no Google token"), "{}", said(&output));
@@ -646,13 +873,13 @@ fn metrics_api(double: &Double, external: bool, replicas: u32) -> Feed {
     let mut config = kube::Config::new(double.url.parse().unwrap());
     config.default_retry = false;
     let client = runtime().block_on(async { kube::Client::try_from(config) }).unwrap();
-    let metric =
-        |series, name: &str| ApiMetric { series, name: name.to_owned(), selector: "app=x".to_owned() };
+    let expected = Expected { replicas, gpus: 2 };
     let api = if external {
-        MetricsApi::external(client, "default", vec![metric(Series::GpuUtil, "a|duty_cycle")], replicas)
+        let metrics = vec![ApiMetric::new(Series::GpuUtil, "a|duty_cycle", "app=x")];
+        MetricsApi::external(client, "default", metrics, expected)
     } else {
-        let metrics = vec![metric(Series::QueueSize, "prometheus.googleapis.com|q|gauge")];
-        MetricsApi::custom(client, "default", metrics, ReplicaNames::default(), replicas)
+        let metrics = vec![ApiMetric::new(Series::QueueSize, "prometheus.googleapis.com|q|gauge", "app=x")];
+        MetricsApi::custom(client, "default", metrics, ReplicaNames::default(), expected)
     };
     Feed::MetricsApi(Box::new(api))
 }
@@ -695,11 +922,15 @@ fn an_external_metric_is_what_the_hpa_divides() {
     let double = Double::serve(|_, _, _| {
         let item = |value: &str| json!({"metricName": "x", "metricLabels": {"resource.type": "k8s_container"}, "timestamp": "2026-11-23T21:51:18Z", "value": value});
         Reply::json(
-            &json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}, "items": [item("60"), item("61500m")]}),
+            &json!({"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}, "items": [item("60"), item("61500m"), item("90"), item("90")]}),
         )
     });
     let samples = check(&mut metrics_api(&double, true, 2)).unwrap();
-    assert_eq!(samples[0].get(Series::GpuUtil), Some(60.75), "the sum over the series, per replica");
+    assert_eq!(
+        samples[0].get(Series::GpuUtil),
+        Some(75.375),
+        "the sum over the series, per GPU of a replica"
+    );
 }
 
 #[test]
@@ -732,6 +963,38 @@ fn what_is_wrong_with_a_metrics_api_is_said_with_the_mend() {
     }
 }
 
+#[test]
+fn a_pods_metric_is_asked_for_and_reckoned_as_the_scrape_is() {
+    install_tls();
+    let double = Double::serve(|path, _, _| {
+        let of = |name: &str| path.contains(&format!("prometheus.googleapis.com%7C{name}%7Cgauge?"));
+        if of("nv_trt_llm_request_metrics") {
+            let selector = "&metricLabelSelector=metric.labels.request_type%3Dwaiting";
+            assert!(path.ends_with(&format!("labelSelector=app%3Dgemma-server{selector}")), "{path}");
+            pods(&[("a", "5")])
+        } else if of("tgi_batch_max_total_tokens") {
+            pods(&[("a", "2k"), ("b", "0")])
+        } else {
+            pods(&[("a", "500"), ("b", "7")])
+        }
+    });
+    let directory = TempDir::new().unwrap();
+    let kubeconfig = doubles::kubeconfig(directory.path(), &double.url);
+    let server = doubles::tgi();
+    doubles::touch(&server.url);
+    for (kind, series, expected) in
+        [("triton-trtllm", "queue_size", "queue_size 5"), ("tgi", "kv_usage", "replica 0: kv_usage 0.25")]
+    {
+        let output = calibrate(&["doctor", "--target", &server.url, "--server", kind, "--model", "m"])
+            .args(["--metrics-url", &format!("{}/metrics", server.url), "--custom-metric", series])
+            .env("KUBECONFIG", &kubeconfig)
+            .output()
+            .unwrap();
+        assert!(said(&output).contains(expected), "{}", said(&output));
+        assert!(said(&output).contains("how old its values are is not known"), "{}", said(&output));
+    }
+}
+
 // ---- The record ----
 
 #[test]
@@ -749,6 +1012,58 @@ fn a_run_that_was_recorded_before_there_were_arrival_times_is_read() {
     assert_eq!(run.info.target.kind, None);
 }
 
+/// The sample run as if a metrics adapter had been asked every two seconds, and had shown the batch of
+/// `late` seconds before.
+fn sample_run_seen_late(run: &Path, late: f64) {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/sample");
+    fs::create_dir(run).unwrap();
+    for file in ["run.json", "requests.csv", "samples.csv", "events.jsonl"] {
+        fs::copy(sample.join(file), run.join(file)).unwrap();
+    }
+    let recorded = read(run).unwrap();
+    let direct: Vec<(f64, f64)> = samples(&recorded, Source::Server)
+        .iter()
+        .filter_map(|sample| Some((sample.time.0, sample.get(Series::BatchSize)?)))
+        .collect();
+    let header = fs::read_to_string(run.join("samples.csv")).unwrap().lines().next().unwrap().to_owned();
+    let columns = header.split(',').count();
+    let place = |column: &str| header.split(',').position(|name| name == column).unwrap();
+    let mut rows = String::new();
+    for second in (0..).map(|i| f64::from(i) * 2.0).take_while(|second| *second < direct.last().unwrap().0) {
+        let Some((_, batch)) = direct.iter().rev().find(|(time, _)| *time <= second - late) else { continue };
+        let mut row = vec![String::new(); columns];
+        row[place("time")] = format!("{second:.6}");
+        row[place("took")] = "0.001000".to_owned();
+        row[place("source")] = "custom-metrics".to_owned();
+        row[place("replica")] = "0".to_owned();
+        row[place("batch_size")] = format!("{batch}");
+        row[place("arrived")] = format!("{second:.6}");
+        rows += &(row.join(",") + "\n");
+    }
+    let mut file = fs::OpenOptions::new().append(true).open(run.join("samples.csv")).unwrap();
+    file.write_all(rows.as_bytes()).unwrap();
+}
+
+#[test]
+fn the_lag_that_a_run_measured_takes_the_place_of_the_assumed_one() {
+    let directory = TempDir::new().unwrap();
+    let run = directory.path().join("run");
+    sample_run_seen_late(&run, 12.0);
+    let output = calibrate(&["recommend", run.to_str().unwrap(), "--json"]).output().unwrap();
+    let document: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let assumptions = &document["assumptions"];
+    assert_eq!(assumptions["lag_origin"], "measured", "{document:#}");
+    let lag = assumptions["lag"].as_f64().unwrap();
+    assert!((lag - 12.0).abs() <= 2.0, "{lag}");
+    let found = &document["lags"][0];
+    assert_eq!(
+        (found["source"].as_str(), found["series"].as_str()),
+        (Some("custom-metrics"), Some("batch_size"))
+    );
+    assert!(found["low"].as_f64().unwrap() <= lag && lag <= found["high"].as_f64().unwrap(), "{found}");
+}
+
 // ---- Names before load ----
 
 #[test]
@@ -764,6 +1079,19 @@ fn what_cannot_work_is_said_before_any_request() {
         (vec!["--prometheus", "http://127.0.0.1:1", "--promql", "queue_siz=up"], "did you mean queue_size?"),
         (vec!["--custom-metric", "gpu_util"], "write gpu_util=NAME"),
         (vec!["--external-metric", "queue_size"], "write queue_size=NAME"),
+        (
+            vec!["--external-metric", "gpu_util"],
+            "--external-metric: kubernetes.io/container/accelerator/duty_cycle needs",
+        ),
+        (
+            vec![
+                "--cloud-monitoring",
+                "p",
+                "--cloud-monitoring-metric",
+                "queue_size=custom.googleapis.com/q",
+            ],
+            "AND its conditions",
+        ),
         (vec!["--google-credentials", "ya29.verysecret"], "file:KEY.json"),
         (
             vec![
@@ -791,7 +1119,7 @@ fn what_cannot_work_is_said_before_any_request() {
 #[test]
 #[cfg(feature = "nvml")]
 fn a_machine_without_nvidias_library_only_lacks_this_source() {
-    let Err(problem) = calibrate::observe::Nvml::load() else {
+    let Err(problem) = calibrate::observe::Nvml::load(&[]) else {
         eprintln!("SKIPPED: this machine has NVIDIA's library");
         return;
     };
@@ -999,7 +1327,7 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
     let directory = TempDir::new().unwrap();
     let output = calibrate(&["doctor", "--json", "--target", &server.url, "--replicas", "2"])
         .args(["--gpu-metrics-url", "http://127.0.0.1:1/metrics", "--prometheus", "http://127.0.0.1:1"])
-        .args(["--custom-metric", "queue_size", "--external-metric", "gpu_util"])
+        .args(["--custom-metric", "queue_size", "--external-metric", "gpu_util", "--cluster-name", "c"])
         .env("KUBECONFIG", doubles::kubeconfig(directory.path(), &kubernetes.url))
         .output()
         .unwrap();
@@ -1018,7 +1346,7 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
     expect("--gpu-metrics-url", "refused", "look at the address");
     expect("--prometheus", "refused", "look at the address");
     expect("--external-metric", "forbidden", "grant get and list");
-    expect("--custom-metric", "1 of 2 replicas are not in it", "selector");
+    expect("--custom-metric", "1 of 2 replicas lack queue_size", "selector");
     expect(
         "custom-metrics and the direct scrape",
         "queue_size is 90 there and 0 here",
@@ -1027,6 +1355,19 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
     assert_eq!(failed.len(), lost.load(Ordering::SeqCst), "{document:#}");
     let nothing = calibrate(&["doctor", "--target", "http://127.0.0.1:1", "--json"]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
+    // With the server down the sources are looked at all the same, and what cannot even be asked has a mend.
+    let down = calibrate(&["doctor", "--target", "http://127.0.0.1:1", "--server", "vllm", "--json"])
+        .args(["--gpu-metrics-url", &format!("{}/gpu/metrics", server.url), "--custom-metric", "queue_size"])
+        .env("KUBECONFIG", directory.path().join("none"))
+        .output()
+        .unwrap();
+    let document: Value = serde_json::from_slice(&down.stdout).unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    let of =
+        |what: &str| checks.iter().find(|check| check["what"].as_str().unwrap().starts_with(what)).unwrap();
+    assert_eq!(of("server")["state"], "failed", "{document:#}");
+    assert_eq!(of("--gpu-metrics-url")["state"], "ok", "{document:#}");
+    assert!(of("--custom-metric")["mend"].as_str().unwrap().contains("KUBECONFIG"), "{document:#}");
 }
 
 #[test]

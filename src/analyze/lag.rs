@@ -24,6 +24,8 @@ const POINTS_MOST: usize = 1000;
 /// Resamples of the bootstrap, and the part of them that the interval holds.
 const RESAMPLES: usize = 100;
 const OUTSIDE: f64 = 0.025;
+/// What differs by less than this part of its size differs by rounding.
+const ROUNDING: f64 = 1e-12;
 
 /// The lag of one series by way of one source, behind the direct scrape of the same.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -115,7 +117,7 @@ pub(super) fn value_at(points: &[(f64, f64)], time: f64) -> Option<f64> {
 }
 
 /// The age at which `seen` follows `direct` best, pooled over replicas. `None`: too few points, a load
-/// too even to tell, or series that do not follow each other.
+/// too even to tell, series that do not follow each other, or a lag longer than is looked for.
 pub fn age(pairs: &[(Points, Points)]) -> Option<Age> {
     let begin = pairs.iter().filter_map(|(direct, _)| Some(direct.first()?.0)).fold(f64::INFINITY, f64::min);
     let end = pairs.iter().filter_map(|(_, seen)| Some(seen.last()?.0)).fold(f64::NEG_INFINITY, f64::max);
@@ -125,15 +127,16 @@ pub fn age(pairs: &[(Points, Points)]) -> Option<Age> {
         return None;
     }
     let delays: Vec<f64> = (0..=(most / STEP) as usize).map(|i| i as f64 * STEP).collect();
-    let mut table: Vec<(f64, Vec<f64>)> = Vec::new();
+    let mut table: Vec<Row> = Vec::new();
     for (direct, seen) in pairs {
-        for (arrived, value) in seen {
+        let rows = seen.iter().filter_map(|(arrived, value)| {
             let before: Option<Vec<f64>> = delays.iter().map(|d| value_at(direct, arrived - d)).collect();
-            table.extend(before.map(|before| (*value, before)));
-        }
+            Some((*value, before?))
+        });
+        table.extend(centred(rows.collect()));
     }
     let every = table.len().div_ceil(POINTS_MOST).max(1);
-    let table: Vec<(f64, Vec<f64>)> = table.into_iter().step_by(every).collect();
+    let table: Vec<Row> = table.into_iter().step_by(every).collect();
     if table.len() < POINTS_LEAST {
         return None;
     }
@@ -158,38 +161,69 @@ pub fn age(pairs: &[(Points, Points)]) -> Option<Age> {
         Some(resampled[(share * last as f64).round() as usize])
     };
     let lag = delays[best];
+    let high = at(1.0 - OUTSIDE)?.max(lag);
+    // Where the interval reaches the end of the search, the lag may lie beyond it.
+    if high >= *delays.last()? {
+        return None;
+    }
     Some(Age {
         lag: Seconds(lag),
         low: Seconds(at(OUTSIDE)?.min(lag)),
-        high: Seconds(at(1.0 - OUTSIDE)?.max(lag)),
+        high: Seconds(high),
         correlation,
         n: table.len(),
     })
 }
 
+/// What was seen at a moment, and what was shown before it by each delay.
+type Row = (f64, Vec<f64>);
+
+/// The rows of one replica as deviations from its own means: that replicas stand at different levels
+/// tells no lag. What does not move deviates by nothing.
+fn centred(mut rows: Vec<Row>) -> Vec<Row> {
+    let delays = rows.first().map_or(0, |(_, before)| before.len());
+    centre(rows.iter_mut().map(|row| &mut row.0).collect());
+    for delay in 0..delays {
+        centre(rows.iter_mut().map(|row| &mut row.1[delay]).collect());
+    }
+    rows
+}
+
+fn centre(values: Vec<&mut f64>) {
+    let mean = values.iter().map(|value| **value).sum::<f64>() / values.len() as f64;
+    let largest = values.iter().map(|value| value.abs()).fold(0.0, f64::max);
+    for value in values {
+        let deviation = *value - mean;
+        *value = if deviation.abs() <= ROUNDING * largest { 0.0 } else { deviation };
+    }
+}
+
 /// The delay of the highest correlation over some rows, with it. Where several are as high, as for a
-/// gauge that stands still in between, the middle one.
-fn best_delay(table: &[(f64, Vec<f64>)], rows: &[usize]) -> Option<(usize, f64)> {
+/// gauge that stands still in between, the middle one; where they go on to the last, the last.
+fn best_delay(table: &[Row], rows: &[usize]) -> Option<(usize, f64)> {
     let delays = table.first()?.1.len();
     let all: Vec<f64> = (0..delays).map(|delay| correlation(table, rows, delay)).collect();
     let highest = all.iter().copied().filter(|r| r.is_finite()).fold(f64::NEG_INFINITY, f64::max);
     let tied: Vec<usize> = (0..delays).filter(|i| all[*i] >= highest - 1e-9).collect();
-    Some((*tied.get(tied.len() / 2)?, highest))
+    let open = tied.last().is_some_and(|last| last + 1 == delays);
+    let place = if open { tied.len().checked_sub(1)? } else { tied.len() / 2 };
+    Some((*tied.get(place)?, highest))
 }
 
-fn correlation(table: &[(f64, Vec<f64>)], rows: &[usize], delay: usize) -> f64 {
+fn correlation(table: &[Row], rows: &[usize], delay: usize) -> f64 {
     let n = rows.len() as f64;
-    let (mut x, mut y, mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for row in rows {
-        let (seen, before) = (table[*row].0, table[*row].1[delay]);
-        x += before;
-        y += seen;
+    let cells = || rows.iter().map(|row| (table[*row].1[delay], table[*row].0));
+    let (x, y) = cells().fold((0.0, 0.0), |(x, y), cell| (x + cell.0 / n, y + cell.1 / n));
+    let (mut vx, mut vy, mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (before, seen) in cells() {
+        vx += (before - x).powi(2);
+        vy += (seen - y).powi(2);
+        xy += (before - x) * (seen - y);
         xx += before * before;
         yy += seen * seen;
-        xy += before * seen;
     }
-    let (vx, vy) = (xx - x * x / n, yy - y * y / n);
-    if vx <= 1e-12 || vy <= 1e-12 { f64::NAN } else { (xy - x * y / n) / (vx * vy).sqrt() }
+    let still = vx <= ROUNDING * xx || vy <= ROUNDING * yy;
+    if still { f64::NAN } else { xy / (vx * vy).sqrt() }
 }
 
 /// Points of each series by source, and the replicas that they are of.
@@ -261,6 +295,43 @@ mod tests {
         let noise = (1..120).map(|i| (f64::from(i) * 5.0, random.random_range(0.0..1.0))).collect();
         assert_eq!(age(&[(direct, noise)]), None);
         assert_eq!(age(&[]), None);
+    }
+
+    #[test]
+    fn replicas_that_stand_still_at_different_levels_tell_no_lag() {
+        let still = |level: f64| {
+            let direct: Points = (0..600).map(|s| (f64::from(s), level)).collect();
+            (direct.clone(), through(&direct, 1.0, 7.0, 0.0))
+        };
+        assert_eq!(age(&[still(2.0), still(8.0)]), None);
+        // A replica that moves tells it, whatever stands still beside it.
+        let direct = wandering(600, 7);
+        let found = age(&[still(2.0), (direct.clone(), through(&direct, 1.0, 30.0, 0.0)), still(800.0)]);
+        let found = found.unwrap();
+        assert!((found.lag.0 - 30.0).abs() <= 1.5, "{found:?}");
+    }
+
+    #[test]
+    fn a_level_that_is_no_binary_fraction_tells_no_lag() {
+        for level in [4.3, 0.1, 1e9 / 3.0, 87.7] {
+            let even: Points = (0..600).map(|s| (f64::from(s), level)).collect();
+            assert_eq!(age(&[(even.clone(), through(&even, 1.0, 7.0, 0.0))]), None, "{level}");
+        }
+    }
+
+    #[test]
+    fn a_lag_beyond_what_is_looked_for_is_not_told_as_the_end_of_the_search() {
+        for seed in [1, 2, 3] {
+            let direct = wandering(1200, seed);
+            assert_eq!(age(&[(direct.clone(), through(&direct, 1.0, 150.0, 0.0))]), None, "{seed}");
+            // A short run looks less far.
+            let short: Points = direct[..120].to_vec();
+            let found = age(&[(short.clone(), through(&short, 1.0, 70.0, 0.0))]);
+            assert!(found.is_none_or(|age| age.lag.0 < 50.0), "{seed}: {found:?}");
+        }
+        // What rises all the time is alike at every delay.
+        let rising: Points = (0..600).map(|s| (f64::from(s), f64::from(s))).collect();
+        assert_eq!(age(&[(rising.clone(), through(&rising, 1.0, 20.0, 0.0))]), None);
     }
 
     #[test]

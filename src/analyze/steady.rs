@@ -38,7 +38,7 @@ pub(super) fn settled(requests: &[RequestOutcome], mark: &StepMark) -> Seconds {
     }
     let length = mark.end - mark.start;
     let open = matches!(mark.load, Load::Rate(_));
-    let relaxed = open.then(|| relaxation(requests, mark.index) * RELAXATIONS).unwrap_or_default();
+    let relaxed = if open { relaxation(requests, mark.index) * RELAXATIONS } else { Seconds::ZERO };
     let start_up = mser(requests, mark).max(relaxed.min(length * 0.5));
     mark.hold_start.max(mark.start + start_up)
 }

@@ -5,8 +5,9 @@ use crate::analyze::{Analysis, Known, Measured, analyze};
 use crate::cli::Exit;
 use crate::cli::console::Console;
 use crate::cluster::TargetName;
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, Provenance, Server};
+use crate::manifest::{self, ClusterNames, Gauge, GpuMetric, Latency, LeftOut, Provenance, Server};
 use crate::measurement::{Event, PodStart, RequestOutcome, Sample, Series, Source};
+use crate::observe::Profile;
 use crate::plan::RequestSource;
 use crate::recommend::{Assumptions, Demand, LagOrigin, Plan, Recommendation, plan, recommend};
 use crate::record::{self, RecordedRun, RunState};
@@ -14,7 +15,6 @@ use crate::report::{self, LoadFacts, ReportInput, RunFacts, TokenCount};
 use crate::scenario::{ClusterSettings, RampSpec, Scenario, Settings, SizeSpec};
 use crate::units::{Replicas, Seconds, Signal};
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -182,7 +182,8 @@ pub(super) fn from_run(
 
 /// The names in the cluster for the server that was measured. `Err`: why no manifests are written.
 pub(super) fn names_of(run: &RecordedRun, scenario: &Scenario) -> Result<ClusterNames, String> {
-    let server = server(run.info.target.kind.as_deref())?;
+    let target = &run.info.target;
+    let server = server(target.kind.as_deref(), target.profile.as_deref())?;
     let names = names_for(server, &scenario.cluster, scenario.gpus_per_replica);
     let scaled = scaled(scenario).unwrap_or_else(|| names.scaled.clone());
     Ok(ClusterNames { gpu_metric: gpu_metric(&run.samples), scaled, ..names })
@@ -267,16 +268,46 @@ pub(super) fn known(info: Option<&serde_json::Value>, scenario: &Scenario) -> Kn
     }
 }
 
-/// The server as manifests know it, by the name of its profile; runs that name none are of TGI. `Err`: why none are written.
-pub(super) fn server(kind: Option<&str>) -> Result<Server, String> {
-    let Some(kind) = kind else { return Ok(Server::Tgi) };
-    let known = Server::value_variants().iter().copied().find(|server| server.slug() == kind);
-    known.ok_or_else(|| {
-        format!(
-            "no manifests are written: '{kind}' is a profile of your own, which does not say what an HPA finds its \
-             metrics by; put the target into yours"
-        )
-    })
+/// The server as manifests know it, by the name of its profile, or by the profile itself where that is the
+/// user's own; runs that name none are of TGI. `Err`: why none are written.
+fn server(kind: Option<&str>, own: Option<&str>) -> Result<Server, String> {
+    let profile = match (kind, own) {
+        (_, Some(text)) => Profile::parse("the recorded profile", text),
+        (Some(kind), None) => Profile::built_in(kind),
+        (None, None) => return Ok(Server::default()),
+    };
+    profile.map(|profile| server_of(&profile)).map_err(|error| format!("no manifests are written: {error}"))
+}
+
+/// The server of a profile as manifests know it.
+pub(super) fn server_of(profile: &Profile) -> Server {
+    let slug = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let latency = |(title, name): &(String, String)| Latency { title: title.clone(), name: name.clone() };
+    Server {
+        slug: profile.name.chars().map(slug).collect(),
+        title: profile.title.clone(),
+        queue: gauge(profile, Series::QueueSize),
+        batch: gauge(profile, Series::BatchSize),
+        latencies: profile.latencies.iter().map(latency).collect(),
+        path: format!("/{}", profile.metrics_path),
+        port: profile.metrics_port.unwrap_or(profile.port),
+    }
+}
+
+/// The gauge that an HPA can scale on: a sum over the series of one metric, as it is.
+fn gauge(profile: &Profile, series: Series) -> Result<Gauge, String> {
+    let (title, column) = (&profile.title, series.column());
+    let gauge = profile.gauges(series).next();
+    let gauge = gauge.ok_or_else(|| format!("{title} shows no {}", column.replace('_', " ")))?;
+    let several = gauge.labels.values().any(|value| value.contains('|'));
+    if !gauge.as_it_is || several {
+        return Err(format!(
+            "{title}'s {column} is reckoned from {}, which an HPA cannot do; record it by a rule, and name that",
+            gauge.metric
+        ));
+    }
+    let labels = gauge.labels.iter().map(|(label, value)| (label.clone(), value.clone()));
+    Ok(Gauge { name: gauge.metric.to_owned(), labels: labels.collect() })
 }
 
 /// The DCGM metric that the recorded GPU utilization was taken from: engine activity, where it is all
@@ -293,7 +324,7 @@ fn gpu_metric(samples: &[Sample]) -> GpuMetric {
 /// The names of the manifests for a server.
 pub(super) fn names_for(server: Server, given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNames {
     let names = names(given, gpus_per_replica);
-    let metrics_port = given.metrics_port.clone().unwrap_or_else(|| server.default_port().to_owned());
+    let metrics_port = given.metrics_port.clone().unwrap_or_else(|| server.default_port());
     ClusterNames { metrics_port, server, ..names }
 }
 
@@ -313,6 +344,7 @@ pub(super) fn names(given: &ClusterSettings, gpus_per_replica: u32) -> ClusterNa
         gpu_metric: page.gpu_metric,
         project: given.project,
         prometheus: given.prometheus_address,
+        dcgm_namespace: given.dcgm_namespace.unwrap_or(page.dcgm_namespace),
         cluster_version: given.cluster_version,
         cluster: given.cluster_name,
         location: given.location,
@@ -497,7 +529,6 @@ impl Derived {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Profile;
 
     #[test]
     fn the_gpu_metric_is_the_one_that_the_utilization_was_taken_from() {
@@ -521,10 +552,40 @@ mod tests {
 
     #[test]
     fn manifests_are_for_the_kind_of_server_that_was_measured() {
-        assert_eq!(server(None), Ok(Server::Tgi));
+        let tgi = server_of(&Profile::built_in("tgi").unwrap());
+        assert_eq!(Server::default(), tgi, "the page's server is TGI");
+        assert_eq!(server(None, None), Ok(tgi));
         for profile in Profile::names() {
-            assert_eq!(server(Some(profile)).unwrap().slug(), profile);
+            let server = server(Some(profile), None).unwrap();
+            assert_eq!(server.slug, profile);
+            assert!(server.queue.is_ok() && (server.batch.is_ok() || profile == "jetstream"));
         }
-        assert!(server(Some("my-server")).unwrap_err().contains("'my-server' is a profile of your own"));
+        assert!(server(Some("my-server"), None).unwrap_err().contains("'my-server'"));
+    }
+
+    #[test]
+    fn manifests_scale_on_the_very_series_that_were_measured() {
+        let of = |name: &str| server(Some(name), None).unwrap();
+        let triton = of("triton-trtllm");
+        let scheduled = vec![("request_type".to_owned(), "scheduled".to_owned())];
+        assert_eq!(triton.batch.unwrap().labels, scheduled);
+        assert_eq!((triton.port, of("trtllm-serve").path.as_str()), (8002, "/prometheus/metrics"));
+        assert_eq!(of("vllm").queue.unwrap().name, "vllm:num_requests_waiting");
+    }
+
+    #[test]
+    fn a_profile_of_ones_own_says_what_its_manifests_name() {
+        let text = "version: 1\nname: My Server\ndescription: x\napis: [chat]\nrecognized-by: []\nport: 9000\n\
+                    latencies: [{title: first token, metric: my_ttft}]\nseries:\n  \
+                    queue_size: [{metric: my_queue, labels: {kind: waiting}}]\n  batch_size: [{metric: b, scale: 2}]\n";
+        let server = server(Some("My Server"), Some(text)).unwrap();
+        assert_eq!(
+            (server.slug.as_str(), server.title.as_str(), server.port),
+            ("my-server", "My Server", 9000)
+        );
+        let queue = server.queue.unwrap();
+        assert_eq!((queue.name.as_str(), queue.labels[0].1.as_str()), ("my_queue", "waiting"));
+        assert!(server.batch.unwrap_err().contains("reckoned from b"));
+        assert_eq!(server.latencies[0].name, "my_ttft");
     }
 }

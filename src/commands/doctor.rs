@@ -3,8 +3,8 @@
 mod on_cluster;
 
 use super::run::access::Access;
-use super::run::{reach, sources_of};
-use super::sources::{flag, server_may_miss};
+use super::run::{reach, sources_of, unreached};
+use super::sources::{everywhere, flag, other_gpus, server_may_miss};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::measurement::{RunClock, Sample, Series, Source};
@@ -19,9 +19,13 @@ use std::path::PathBuf;
 /// Values older than this are not what an HPA should act on. Cloud Monitoring's come once a minute.
 const OLD: Seconds = Seconds(60.0);
 const OLD_CLOUD: Seconds = Seconds(240.0);
-/// Sources that differ by more than this part of the larger value, and by more than `APART_LEAST`.
+/// A value that came through an adapter is not as young as this.
+const OF_NOW: Seconds = Seconds(2.0);
+/// Sources that differ by more than this part of the larger value, and by more than `APART_LEAST`, do
+/// not agree; of a share from 0 to 1 by more than `APART_LEAST_SHARE`.
 const APART_SHARE: f64 = 0.25;
 const APART_LEAST: f64 = 2.0;
+const APART_LEAST_SHARE: f64 = 0.02;
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -124,14 +128,27 @@ async fn examine(scenario: &Scenario, console: Console) -> Result<Vec<Finding>, 
     let access = Access::prepare(scenario)?;
     let (simulator, url) = super::run::start_server(scenario, console).await?;
     let simulated = simulator.is_some();
+    let mut findings = Vec::new();
     let (target, profile) = match reach(scenario, &url, &access, simulated, console).await {
-        Ok(reached) => reached,
+        Ok(reached) => {
+            findings.push(server(&reached.0).await);
+            reached
+        }
         Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-        Err(failure) => return Ok(vec![failed("server", &failure.error, "start it, or mend --target")]),
+        // The sources can be looked at all the same.
+        Err(failure) => {
+            findings.push(failed("server", &failure.error, "start it, or mend --target"));
+            unreached(scenario, &url, &access)?
+        }
     };
-    let mut findings = vec![server(&target).await];
     let clock = RunClock::start();
     let made = sources_of(scenario, &target, &access, &profile, simulated);
+    findings.extend(everywhere(scenario).map(|detail| Finding {
+        what: flag(Source::Prometheus).to_owned(),
+        state: State::Remark,
+        detail,
+        mend: Some("name the cluster with --cluster-name".to_owned()),
+    }));
     let mut seen: Vec<Sample> = Vec::new();
     for (source, feed) in made.candidates().await {
         match feed {
@@ -140,9 +157,7 @@ async fn examine(scenario: &Scenario, console: Console) -> Result<Vec<Finding>, 
                 seen.extend(samples);
             }
             Err(failure) => {
-                let what = flag(source).to_owned();
-                let detail = format!("{:#}", failure.error);
-                findings.push(Finding { what, state: State::Failed, detail, mend: None });
+                findings.push(failed(flag(source), &failure.error, mend_unmade(source)));
             }
         }
     }
@@ -207,9 +222,16 @@ async fn look(
         let mend = "look whether the collector still scrapes the pod, and whether the clocks agree";
         push(State::Failed, format!("its newest value is {oldest} old"), Some(mend.to_owned()));
     }
-    let missing = missing(feed, &samples, scenario);
-    if missing > 0 {
-        let detail = format!("{missing} of {} replicas are not in it", scenario.replicas);
+    if let Some(detail) = other_gpus(feed, scenario) {
+        push(State::Remark, detail, None);
+    }
+    let of_now = feed.source() == Source::ExternalMetrics && oldest < OF_NOW;
+    let of_now = of_now.then(|| "the adapter stamps them with the time of the question".to_owned());
+    if let Some(why) = feed.hides_age().or(of_now) {
+        let mend = "a run under load measures it, beside the direct scrape, as the lag of what an HPA sees";
+        push(State::Remark, format!("how old its values are is not known: {why}"), Some(mend.to_owned()));
+    }
+    if let Some(detail) = missing(feed.source(), &samples, scenario.replicas) {
         let mend = "look at the selector, at the pods' labels and ports, and at --pod and --replicas";
         push(State::Failed, detail, Some(mend.to_owned()));
     }
@@ -239,11 +261,22 @@ fn shown(samples: &[Sample]) -> String {
     newest_of_each(samples).map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// How many replicas a source that speaks for all of them lacks.
-fn missing(feed: &Feed, samples: &[Sample], scenario: &Scenario) -> u32 {
-    let all = matches!(feed.source(), Source::Prometheus | Source::CloudMonitoring | Source::CustomMetrics);
-    let replicas: BTreeSet<u32> = samples.iter().map(|sample| sample.replica).collect();
-    if all { scenario.replicas.saturating_sub(replicas.len() as u32) } else { 0 }
+/// What a source that speaks for all replicas lacks of some: each series that it shows of any replica
+/// it must show of all.
+fn missing(source: Source, samples: &[Sample], replicas: u32) -> Option<String> {
+    let all = matches!(source, Source::Prometheus | Source::CloudMonitoring | Source::CustomMetrics);
+    let lacking: Vec<String> = Series::ALL
+        .iter()
+        .filter(|_| all)
+        .filter_map(|series| {
+            let with = samples.iter().filter(|sample| sample.get(*series).is_some());
+            let with: BTreeSet<u32> = with.map(|sample| sample.replica).collect();
+            let lacks = replicas.saturating_sub(with.len() as u32);
+            let column = series.column();
+            (!with.is_empty() && lacks > 0).then(|| format!("{lacks} of {replicas} replicas lack {column}"))
+        })
+        .collect();
+    (!lacking.is_empty()).then(|| format!("it is not whole: {}", lacking.join(", ")))
 }
 
 /// A value that cannot be of the unit that it is read as.
@@ -269,7 +302,7 @@ fn implausible(sample: &Sample) -> Option<(String, &'static str)> {
 }
 
 /// What to do about a problem of a source.
-fn mend(source: Source, kind: ProblemKind) -> &'static str {
+const fn mend(source: Source, kind: ProblemKind) -> &'static str {
     match (kind, source) {
         (ProblemKind::Unreachable, _) => "look at the address, at port forwards and at firewalls",
         (ProblemKind::Unauthorized, Source::Prometheus | Source::CloudMonitoring) => {
@@ -300,6 +333,21 @@ fn mend(source: Source, kind: ProblemKind) -> &'static str {
     }
 }
 
+/// What to do where a source cannot even be asked.
+const fn mend_unmade(source: Source) -> &'static str {
+    match source {
+        Source::Nvml => mend(source, ProblemKind::Missing),
+        Source::CustomMetrics | Source::ExternalMetrics => {
+            "mend the name or the selector, or point KUBECONFIG at a cluster that answers (kubectl get --raw /apis)"
+        }
+        Source::Prometheus | Source::CloudMonitoring => {
+            "mend what it names: the credentials by --google-credentials or gcloud auth application-default login, \
+             the names by --project, --cluster-name and --location"
+        }
+        Source::Server | Source::Gpu => mend(source, ProblemKind::Unreachable),
+    }
+}
+
 /// Do the adapters show what the exporters show? To be asked of a server without load, or the lag
 /// between the two is in it too.
 fn agreement(seen: &[Sample]) -> Vec<Finding> {
@@ -316,7 +364,8 @@ fn agreement(seen: &[Sample]) -> Vec<Finding> {
             let direct = if series == Series::GpuUtil { Source::Gpu } else { Source::Server };
             let (Some(direct), Some(other)) = (mean(direct, series), mean(source, series)) else { continue };
             let apart = (direct - other).abs();
-            let agrees = apart <= (APART_SHARE * direct.abs().max(other.abs())).max(APART_LEAST);
+            let least = if series == Series::KvUsage { APART_LEAST_SHARE } else { APART_LEAST };
+            let agrees = apart <= (APART_SHARE * direct.abs().max(other.abs())).max(least);
             findings.push(Finding {
                 what: format!("{} and the direct scrape", source.word()),
                 state: if agrees { State::Ok } else { State::Failed },
@@ -347,6 +396,32 @@ mod tests {
         assert!(of(Series::GpuUtil, 9500.0).unwrap().0.contains("gpu_util is 9500"));
         assert!(of(Series::KvUsage, 55.0).unwrap().1.contains("share from 0 to 1"));
         assert!(of(Series::QueueSize, -1.0).is_some());
+    }
+
+    #[test]
+    fn a_share_of_the_kv_cache_agrees_within_a_share() {
+        let state = |here: f64, there: f64| {
+            let here = sample(Source::Server, Series::KvUsage, here);
+            agreement(&[here, sample(Source::Prometheus, Series::KvUsage, there)])[0].state
+        };
+        assert_eq!((state(0.5, 0.55), state(0.01, 0.02)), (State::Ok, State::Ok));
+        assert_eq!((state(0.9, 0.1), state(0.5, 1.0)), (State::Failed, State::Failed));
+    }
+
+    #[test]
+    fn a_series_that_some_replicas_lack_is_not_whole() {
+        let mut a = sample(Source::Prometheus, Series::QueueSize, 1.0);
+        a.set(Series::BatchSize, Some(2.0));
+        let mut b = sample(Source::Prometheus, Series::QueueSize, 1.0);
+        b.replica = 1;
+        let of = |samples: &[Sample], replicas| missing(Source::Prometheus, samples, replicas);
+        assert_eq!(
+            of(&[a.clone(), b.clone()], 2).unwrap(),
+            "it is not whole: 1 of 2 replicas lack batch_size"
+        );
+        assert!(of(&[a.clone(), b], 3).unwrap().contains("1 of 3 replicas lack queue_size, 2 of 3"));
+        assert_eq!(of(std::slice::from_ref(&a), 1), None);
+        assert_eq!(missing(Source::ExternalMetrics, &[a], 2), None, "a sum has no replicas");
     }
 
     #[test]

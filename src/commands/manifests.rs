@@ -2,20 +2,22 @@
 //! command line, or for none yet.
 
 use super::derive::{self, ManifestSet};
+use super::server;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, HpaMetric};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
-use crate::manifest::{
-    self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects,
-};
+use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects};
+use crate::observe::Profile;
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, Target, Term};
 use crate::record;
 use crate::scenario::{ClusterSettings, Settings, read_settings};
 use crate::units::{Milli, Seconds, Signal, nearest};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use serde_json::json;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -53,9 +55,9 @@ pub struct ManifestsArgs {
     /// Take names from this scenario file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
-    /// Server, which decides what its metrics are called [default: tgi]
-    #[arg(long, value_enum, value_name = "SERVER")]
-    pub server: Option<Server>,
+    /// Server, which decides what its metrics are called: one that is known, or a profile of your own as a YAML file [default: tgi]
+    #[arg(long, value_parser = ServerName, value_name = "SERVER")]
+    pub server: Option<String>,
     /// Metric of the DCGM exporter that stands for GPU utilization [default: gpu-util]
     #[arg(long, value_enum, value_name = "METRIC")]
     pub gpu_metric: Option<GpuMetric>,
@@ -77,6 +79,27 @@ pub struct ManifestsArgs {
     /// Names in the cluster.
     #[command(flatten)]
     pub cluster: ClusterSettings,
+}
+
+/// Any text, of which the names of the known servers are completed.
+#[derive(Clone)]
+struct ServerName;
+
+impl TypedValueParser for ServerName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Profile::names().map(PossibleValue::new)))
+    }
 }
 
 /// A target as given on the command line.
@@ -189,10 +212,9 @@ fn from_flags(arguments: ManifestsArgs) -> anyhow::Result<(Recommendation, Clust
     }
     let cluster = arguments.cluster.over(below.cluster);
     let gpus = arguments.gpus_per_replica.or(below.gpus_per_replica).unwrap_or(1);
-    let server = match (arguments.server, below.server.as_deref()) {
-        (Some(server), _) => server,
-        (None, Some("auto")) => Server::default(),
-        (None, kind) => derive::server(kind).map_err(anyhow::Error::msg)?,
+    let server = match arguments.server.as_deref().or(below.server.as_deref()) {
+        None | Some("auto") => Server::default(),
+        Some(kind) => derive::server_of(&server::named(kind).map_err(|failure| failure.error)?),
     };
     let mut names = derive::names_for(server, &cluster, gpus);
     names.gpu_metric = arguments.gpu_metric.unwrap_or_default();

@@ -27,7 +27,7 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use resume::Earlier;
 use setup::Setup;
-pub(super) use setup::{reach, sources_of, start_server};
+pub(super) use setup::{reach, sources_of, start_server, unreached};
 pub(super) use signals::listen;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -42,6 +42,8 @@ const GRACE_LEAST: Seconds = Seconds(30.0);
 const GRACE_LATENCIES: f64 = 6.0;
 /// How long after the user's Ctrl-C.
 const GRACE_INTERRUPTED: Seconds = Seconds(10.0);
+/// A wait of more than this is told of.
+const NOTICED: Duration = Duration::from_secs(5);
 /// How often the live view is brought up to date.
 const REFRESH: Duration = Duration::from_millis(250);
 
@@ -163,7 +165,21 @@ async fn drive(
     let Setup { directory, engine, observer, recorder, live, .. } = setup;
     stop.send_replace(StopLevel::Abort);
     let stopped = engine.shutdown().await;
-    observer.finish().await;
+    let patience = match ended {
+        Ended::Complete => observer.late_by(),
+        Ended::Interrupted | Ended::Failed(_) => Duration::from_secs(5),
+    };
+    if patience > NOTICED {
+        console.note(&format!(
+            "waiting for what the load did to come through, {} at most; Ctrl-C does without",
+            Seconds::from(patience)
+        ));
+    }
+    interrupted.mark_unchanged();
+    tokio::select! {
+        () = observer.finish(patience) => {}
+        _ = interrupted.changed() => {}
+    }
     let (state, reason) = match &ended {
         Ended::Complete => (RunState::Complete, None),
         Ended::Interrupted => (RunState::Interrupted, Some("interrupted by the user".to_owned())),

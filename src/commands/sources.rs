@@ -1,16 +1,16 @@
 //! The sources of metrics that a scenario names, made ready and tried.
 
+mod labels;
+
 use super::derive;
 use super::run::access::Access;
 use crate::cli::{Exit, Failure, OrExit};
-use crate::manifest::ClusterNames;
 use crate::measurement::{RunClock, Sample, Series, Source};
 use crate::observe::{
-    ApiMetric, BY_REPLICA, CloudMonitoring, Feed, GoogleAccess, GoogleCredentials, GpusOf, MetricsApi, Nvml,
-    Problem, ProblemKind, Profile, Prometheus, Query, Reading, ReplicaNames, Scrape, TimeSeries,
-    series_named,
+    BY_REPLICA, CloudMonitoring, Expected, Feed, GoogleAccess, GoogleCredentials, GpusOf, MetricsApi, Nvml,
+    Problem, ProblemKind, Profile, Prometheus, Query, Reading, ReplicaNames, Scrape, series_named,
 };
-use crate::scenario::{Scenario, SourceSettings};
+use crate::scenario::Scenario;
 use anyhow::{Context, anyhow};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use std::time::Duration;
 /// What is asked of Prometheus unless the user says otherwise.
 const BY_PROMETHEUS: [Series; 4] =
     [Series::QueueSize, Series::BatchSize, Series::BatchTokens, Series::KvUsage];
-/// GKE's own metric of its accelerators.
-const DUTY_CYCLE: &str = "kubernetes.io/container/accelerator/duty_cycle";
 /// How long a series may take from its first appearance on the server to where it is asked for.
 const PATIENCE: Duration = Duration::from_secs(40);
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
+/// How often a source may be too busy before it counts as failed.
+const REFUSALS_MOST: u32 = 3;
 
 /// What the sources of a scenario are made from.
 pub(super) struct Sources<'a> {
@@ -63,7 +63,9 @@ impl Sources<'_> {
         let mut found: Vec<(Source, Result<Feed, Failure>)> =
             self.scrapes().into_iter().map(|feed| (feed.source(), Ok(feed))).collect();
         if settings.nvml == Some(true) {
-            let nvml = Nvml::load().map_err(|problem| anyhow!("--nvml: {problem}")).or_exit(Exit::Failed);
+            let nvml = Nvml::load(&self.gpus_here())
+                .map_err(|problem| anyhow!("--nvml: {problem}"))
+                .or_exit(Exit::Failed);
             found.push((Source::Nvml, nvml.map(Feed::Nvml)));
         }
         if settings.prometheus.is_some() {
@@ -83,6 +85,15 @@ impl Sources<'_> {
         found
     }
 
+    /// The GPUs of this machine that the server has, as far as anyone says.
+    fn gpus_here(&self) -> Vec<String> {
+        let visible = || {
+            let named = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+            named.split(',').map(str::trim).filter(|gpu| !gpu.is_empty()).map(str::to_owned).collect()
+        };
+        self.scenario.sources.nvml_gpu.clone().unwrap_or_else(visible)
+    }
+
     fn prometheus(&self) -> Result<Feed, Failure> {
         let settings = &self.scenario.sources;
         let (url, google) = settings
@@ -92,6 +103,7 @@ impl Sources<'_> {
         let access = if google { Some(self.google()?) } else { None };
         let client = match &settings.prometheus_token {
             Some(place) => self.access.with_token(place, "--prometheus-token")?,
+            None if google => self.access.google.clone(),
             None => self.access.other_metrics.clone(),
         };
         let (names, replicas) = (self.names(), self.scenario.replicas);
@@ -118,14 +130,16 @@ impl Sources<'_> {
         };
         let servers = or_own(&scenario.metrics_urls, Some(&self.own_metrics)).into_iter().enumerate();
         let servers = servers.map(|(i, url)| scrape(url, Reading::Server(Arc::clone(&self.profile)), i));
+        let of = |i: usize| GpusOf { pod: pod(i), namespace: scenario.cluster.namespace.clone() };
         let gpus = or_own(&scenario.gpu_metrics_urls, self.own_gpu.as_ref()).into_iter().enumerate();
-        let gpus = gpus.map(|(i, url)| scrape(url, Reading::Dcgm(GpusOf { pod: pod(i) }), i));
+        let gpus = gpus.map(|(i, url)| scrape(url, Reading::Dcgm(of(i)), i));
         servers.chain(gpus).collect()
     }
 
     /// Replicas by their pods, or by the addresses of their metrics.
     fn names(&self) -> ReplicaNames {
-        let hosts = self.scenario.metrics_urls.iter().filter_map(|url| {
+        let own = self.scenario.metrics_urls.is_empty().then_some(&self.own_metrics);
+        let hosts = self.scenario.metrics_urls.iter().chain(own).filter_map(|url| {
             let url = reqwest::Url::parse(url).ok()?;
             Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
         });
@@ -134,7 +148,7 @@ impl Sources<'_> {
 
     fn queries(&self) -> Result<Vec<Query>, Failure> {
         let settings = &self.scenario.sources;
-        let selector = settings.prometheus_selector.as_deref().unwrap_or_default();
+        let selector = &self.matchers();
         let mut queries: Vec<Query> = Vec::new();
         for (series, promql) in specs(settings.promql.as_deref(), "--promql")? {
             let promql = promql.ok_or_else(|| anyhow!("--promql: {} has no PromQL", series.column()));
@@ -154,6 +168,26 @@ impl Sources<'_> {
         Ok(queries)
     }
 
+    /// The matchers of every query of ours.
+    fn matchers(&self) -> String {
+        let settings = &self.scenario.sources;
+        let own = settings.prometheus_selector.as_deref().unwrap_or_default();
+        if !settings.is_managed() {
+            return own.to_owned();
+        }
+        let cluster = &self.scenario.cluster;
+        let known = [
+            ("cluster", cluster.cluster_name.as_ref()),
+            ("location", cluster.location.as_ref()),
+            ("namespace", cluster.namespace.as_ref()),
+        ];
+        labels::managed_matchers(own, &known)
+    }
+
+    fn expected(&self) -> Expected {
+        Expected { replicas: self.scenario.replicas, gpus: self.scenario.gpus_per_replica }
+    }
+
     fn google(&self) -> Result<GoogleAccess, Failure> {
         let settings = &self.scenario.sources;
         let from = match settings.google_credentials.as_deref() {
@@ -169,35 +203,34 @@ impl Sources<'_> {
     fn cloud_monitoring(&self, project: &str) -> Result<CloudMonitoring, Failure> {
         let settings = &self.scenario.sources;
         let names = derive::names(&self.scenario.cluster, self.scenario.gpus_per_replica);
-        let filter = cloud_filter(settings, &names)?;
-        let mut metrics = Vec::new();
-        for (series, metric) in
-            specs(settings.cloud_monitoring_metric.as_deref(), "--cloud-monitoring-metric")?
-        {
-            let metric = metric.unwrap_or(DUTY_CYCLE).to_owned();
-            metrics.push(TimeSeries { series, metric, filter: filter.clone() });
+        let mut specs = specs(settings.cloud_monitoring_metric.as_deref(), "--cloud-monitoring-metric")?;
+        if specs.is_empty() {
+            specs.push((Series::GpuUtil, None));
         }
-        if metrics.is_empty() {
-            metrics.push(TimeSeries { series: Series::GpuUtil, metric: DUTY_CYCLE.to_owned(), filter });
-        }
+        let filter = settings.cloud_monitoring_filter.as_deref();
+        let metrics =
+            specs.into_iter().map(|(series, spec)| labels::time_series(series, spec, filter, &names));
+        let metrics = metrics.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
         Ok(CloudMonitoring::new(
             settings.endpoint(),
             project,
-            self.access.other_metrics.clone(),
+            self.access.google.clone(),
             self.google()?,
             metrics,
             self.names(),
-            self.scenario.replicas,
+            self.expected(),
         ))
     }
 
     async fn custom_metrics(&self) -> Result<Feed, Failure> {
         let names = derive::names(&self.scenario.cluster, self.scenario.gpus_per_replica);
         let specs = specs(self.scenario.sources.custom_metric.as_deref(), "--custom-metric")?;
-        let metrics = specs.into_iter().map(|(series, name)| self.custom_metric(series, name, &names));
+        let metrics = specs
+            .into_iter()
+            .map(|(series, name)| labels::custom_metric(series, name, &self.profile, &names));
         let metrics = metrics.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
-        let replicas = self.scenario.replicas;
-        let api = MetricsApi::custom(kubernetes().await?, &names.namespace, metrics, self.names(), replicas);
+        let client = kubernetes().await?;
+        let api = MetricsApi::custom(client, &names.namespace, metrics, self.names(), self.expected());
         Ok(Feed::MetricsApi(Box::new(api)))
     }
 
@@ -205,32 +238,13 @@ impl Sources<'_> {
         let settings = &self.scenario.sources;
         let names = derive::names(&self.scenario.cluster, self.scenario.gpus_per_replica);
         let specs = specs(settings.external_metric.as_deref(), "--external-metric")?;
-        let metrics = specs.into_iter().map(|(series, name)| external_metric(settings, series, name, &names));
+        let metrics = specs.into_iter().map(|(series, name)| {
+            labels::external_metric(series, name, settings.external_selector.as_deref(), &names)
+        });
         let metrics = metrics.collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
-        let api =
-            MetricsApi::external(kubernetes().await?, &names.namespace, metrics, self.scenario.replicas);
+        let client = kubernetes().await?;
+        let api = MetricsApi::external(client, &names.namespace, metrics, self.expected());
         Ok(Feed::MetricsApi(Box::new(api)))
-    }
-
-    fn custom_metric(
-        &self,
-        series: Series,
-        name: Option<&str>,
-        names: &ClusterNames,
-    ) -> anyhow::Result<ApiMetric> {
-        let name = match (name, self.profile.metrics_of(series).next()) {
-            (Some(name), _) => name.to_owned(),
-            (None, Some(metric)) => format!("prometheus.googleapis.com|{metric}|gauge"),
-            (None, None) => {
-                let column = series.column();
-                return Err(anyhow!(
-                    "--custom-metric: {} does not show {column}; write {column}=NAME",
-                    self.profile.name
-                ));
-            }
-        };
-        let (label, value) = names.label();
-        Ok(ApiMetric { series, name, selector: format!("{label}={value}") })
     }
 }
 
@@ -241,55 +255,6 @@ async fn kubernetes() -> Result<kube::Client, Failure> {
     let mut config = kube::Config::infer().await.context(NONE).or_exit(Exit::Failed)?;
     config.default_retry = false;
     kube::Client::try_from(config).context(NONE).or_exit(Exit::Failed)
-}
-
-fn external_metric(
-    settings: &SourceSettings,
-    series: Series,
-    name: Option<&str>,
-    names: &ClusterNames,
-) -> anyhow::Result<ApiMetric> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None if series == Series::GpuUtil => DUTY_CYCLE.replace('/', "|"),
-        None => return Err(anyhow!("--external-metric: write {}=NAME", series.column())),
-    };
-    let selector = settings.external_selector.clone().unwrap_or_else(|| {
-        let labels = [
-            ("cluster_name", names.cluster.as_ref()),
-            ("location", names.location.as_ref()),
-            ("namespace_name", Some(&names.namespace)),
-            ("container_name", Some(&names.container)),
-        ];
-        let labels =
-            labels.iter().filter_map(|(label, value)| Some(format!("resource.labels.{label}={}", (*value)?)));
-        labels.collect::<Vec<_>>().join(",")
-    });
-    Ok(ApiMetric { series, name, selector })
-}
-
-/// The conditions on Cloud Monitoring's series. Without a cluster those of all of them would be taken.
-fn cloud_filter(settings: &SourceSettings, names: &ClusterNames) -> Result<String, Failure> {
-    if let Some(filter) = &settings.cloud_monitoring_filter {
-        return Ok(filter.clone());
-    }
-    let Some(cluster) = &names.cluster else {
-        return Err(anyhow!(
-            "--cloud-monitoring needs the cluster, since every cluster of the project is in it; add --cluster-name, or \
-             a whole --cloud-monitoring-filter"
-        ))
-        .or_exit(Exit::Usage);
-    };
-    let labels = [
-        ("cluster_name", Some(cluster)),
-        ("location", names.location.as_ref()),
-        ("namespace_name", Some(&names.namespace)),
-        ("container_name", Some(&names.container)),
-    ];
-    let labels = labels
-        .iter()
-        .filter_map(|(label, value)| Some(format!(" AND resource.labels.{label}={:?}", (*value)?)));
-    Ok(format!("resource.type=\"k8s_container\"{}", labels.collect::<String>()))
 }
 
 /// `SERIES=REST` of every spec, or `SERIES` alone.
@@ -329,8 +294,9 @@ pub(super) async fn check(
     clock: RunClock,
 ) -> Result<(Vec<Feed>, Vec<String>), Failure> {
     let may_miss = server_may_miss(scenario);
-    let (mut good, mut remarks) = (Vec::new(), Vec::new());
+    let (mut good, mut remarks) = (Vec::new(), Vec::from_iter(everywhere(scenario)));
     for mut feed in feeds {
+        remarks.extend(other_gpus(&feed, scenario));
         match patiently(&mut feed, clock).await {
             Ok(_) => good.push(feed),
             Err(problem) if may_miss && feed.source() == Source::Server => {
@@ -346,6 +312,31 @@ pub(super) async fn check(
     Ok((good, remarks))
 }
 
+/// What to know of Managed Service for Prometheus where nothing tells the cluster's series from those of
+/// the project's others.
+pub(super) fn everywhere(scenario: &Scenario) -> Option<String> {
+    let settings = &scenario.sources;
+    let selector = settings.prometheus_selector.as_deref().unwrap_or_default();
+    let named = scenario.cluster.cluster_name.is_some() || selector.contains("cluster");
+    (settings.is_managed() && !named).then(|| {
+        "--prometheus gmp: holds the series of every cluster of the project, and none is named: add --cluster-name, or \
+         a cluster to --prometheus-selector"
+            .to_owned()
+    })
+}
+
+/// Says so where NVML reads another number of GPUs than a replica has.
+pub(super) fn other_gpus(feed: &Feed, scenario: &Scenario) -> Option<String> {
+    let Feed::Nvml(nvml) = feed else { return None };
+    let (read, own) = (nvml.count(), scenario.gpus_per_replica);
+    (read != own as usize).then(|| {
+        format!(
+            "--nvml reads the mean over {read} GPUs of this machine, and a replica has {own}: name the server's with \
+             --nvml-gpu, or say --gpus-per-replica"
+        )
+    })
+}
+
 /// Whether the server's own metrics may be missing: nobody named their address, and Prometheus has them.
 pub(super) fn server_may_miss(scenario: &Scenario) -> bool {
     scenario.metrics_urls.is_empty() && scenario.sources.prometheus.is_some()
@@ -353,14 +344,26 @@ pub(super) fn server_may_miss(scenario: &Scenario) -> bool {
 
 async fn patiently(feed: &mut Feed, clock: RunClock) -> Result<Vec<Sample>, Problem> {
     let deadline = clock.now() + PATIENCE.into();
+    let mut refusals = 0;
     loop {
-        let late = clock.now() >= deadline;
-        match feed.check(clock).await {
-            Err(problem) if problem.kind == ProblemKind::Missing && !late && comes_late(feed.source()) => {
-                tokio::time::sleep(BETWEEN_TRIES).await;
+        let problem = match feed.check(clock).await {
+            Ok(samples) => return Ok(samples),
+            Err(problem) => problem,
+        };
+        let wait = problem.retry_after.unwrap_or(BETWEEN_TRIES);
+        let again = match problem.kind {
+            ProblemKind::Missing => comes_late(feed.source()),
+            // Once is no reason to give up a run.
+            ProblemKind::Throttled | ProblemKind::Failing => {
+                refusals += 1;
+                refusals < REFUSALS_MOST
             }
-            other => return other,
+            _ => false,
+        };
+        if !again || clock.now() + wait.into() > deadline {
+            return Err(problem);
         }
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -97,7 +97,7 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
         .into_iter()
         .filter_map(|signal| {
             native_name(signal, names).ok()?;
-            let prometheus_metric_name = series::gauge(signal, names).ok()?.name.to_owned();
+            let prometheus_metric_name = series::gauge(signal, names).ok()?.name;
             Some(GaugeMetric { gauge: NamedGauge { name: signal.slug().to_owned(), prometheus_metric_name } })
         })
         .collect();
@@ -122,7 +122,7 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
                 pod: PodSource {
                     selector: LabelSelector { match_labels: Some(app), match_expressions: None },
                     containers: vec![ContainerSource {
-                        endpoint: MetricsEndpoint { port, path: names.server.series().path.to_owned() },
+                        endpoint: MetricsEndpoint { port, path: names.server.path.clone() },
                         metrics: gauges,
                     }],
                 },
@@ -133,14 +133,12 @@ pub fn autoscaling_metric(names: &ClusterNames) -> Result<AutoscalingMetric, Str
 
 /// The metric's name for an HPA.
 pub(super) fn native_name(signal: Signal, names: &ClusterNames) -> Result<String, String> {
-    if let Some(version) = names.cluster_version.as_ref().filter(|_| !names.has_tolerance()) {
+    if let Some(version) = names.cluster_version.as_ref().filter(|_| !names.has_native_metrics()) {
         return Err(format!("it needs GKE 1.35.1 or later, and --cluster-version is {version}"));
     }
-    match series::gauge(signal, names)?.label {
-        Some(_) => {
-            let server = names.server.title();
-            Err(format!("it tells series apart by name only, and {server} tells them apart by a label"))
-        }
-        None => Ok(format!("autoscaling.gke.io|{NAME}|{}", signal.slug())),
+    if series::gauge(signal, names)?.labels.is_empty() {
+        return Ok(format!("autoscaling.gke.io|{NAME}|{}", signal.slug()));
     }
+    let server = &names.server.title;
+    Err(format!("it tells series apart by name only, and {server} tells them apart by a label"))
 }

@@ -49,7 +49,7 @@ fn line(label: String, value: f64) -> Line {
 
 /// The title of both dashboards.
 pub(super) fn title(names: &ClusterNames) -> String {
-    format!("{} autoscaling ({}, namespace {})", names.deployment, names.server.title(), names.namespace)
+    format!("{} autoscaling ({}, namespace {})", names.deployment, names.server.title, names.namespace)
 }
 
 /// The charts: each signal with its target and tolerance band, latencies, replicas.
@@ -91,7 +91,7 @@ fn band(target: Milli, tolerance: f64) -> Vec<Line> {
 }
 
 fn latency_panel(names: &ClusterNames) -> Option<Panel> {
-    let curves = names.server.series().latencies.iter().map(|latency| {
+    let curves = names.server.latencies.iter().map(|latency| {
         let buckets = series::of_pods(&format!("{}_bucket", latency.name), names);
         let promql = format!("histogram_quantile(0.95, sum by (le) (rate({buckets}[2m])))");
         curve(&format!("{}, p95", latency.title), promql)

@@ -132,9 +132,8 @@ pub(super) fn stackdriver_name(signal: Signal, names: &ClusterNames) -> Result<S
 fn stackdriver_labels(signal: Signal, names: &ClusterNames) -> Result<series::Labels, String> {
     let (cluster, container, namespace) = match signal {
         Signal::Queue | Signal::Batch => {
-            let label = series::gauge(signal, names)?.label;
-            let labels = label.map(|(key, value)| (format!("metric.labels.{key}"), value.to_owned()));
-            return Ok(labels.into_iter().collect());
+            let labels = series::gauge(signal, names)?.labels.into_iter();
+            return Ok(labels.map(|(key, value)| (format!("metric.labels.{key}"), value)).collect());
         }
         Signal::DutyCycle => (
             "resource.labels.cluster_name",

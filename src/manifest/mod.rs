@@ -32,7 +32,7 @@ pub use pod_monitoring::{PodMonitoring, pod_monitoring_dcgm, pod_monitoring_serv
 pub use prometheus_adapter::{AdapterConfig, adapter_config};
 pub use read::{UnreadableYaml, read_objects};
 pub use render::{OF_TARGETS, render_all, warnings};
-pub use server::{GpuMetric, Server};
+pub use server::{Gauge, GpuMetric, Latency, Server};
 pub use yaml::{ManifestError, to_yaml};
 
 use render::Set;

@@ -27,6 +27,8 @@ pub struct ClusterNames {
     pub project: Option<String>,
     /// A Prometheus of one's own; `None`: Managed Service for Prometheus.
     pub prometheus: Option<String>,
+    /// The namespace of the DCGM exporter.
+    pub dcgm_namespace: String,
     /// The cluster's Kubernetes version, like `1.35` or `1.35.2-gke.100`.
     pub cluster_version: Option<String>,
     /// The GKE cluster.
@@ -50,11 +52,12 @@ impl Default for ClusterNames {
             namespace: "default".to_owned(),
             app: "gemma-server".to_owned(),
             container: "inference-server".to_owned(),
-            metrics_port: Server::Tgi.default_port().to_owned(),
-            server: Server::Tgi,
+            metrics_port: Server::default().default_port(),
+            server: Server::default(),
             gpu_metric: GpuMetric::GpuUtil,
             project: None,
             prometheus: None,
+            dcgm_namespace: "gmp-public".to_owned(),
             cluster_version: None,
             cluster: None,
             location: None,
@@ -80,9 +83,10 @@ pub struct NamesError {
 const SUBDOMAIN: &str = "a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.'";
 const LABEL: &str = "a DNS label: at most 63 lower-case letters, digits and '-'";
 
-/// The first minor version of Kubernetes 1 in which an HPA's own tolerance is on by default, and of
-/// GKE that has AutoscalingMetric.
-const NEWER: u32 = 35;
+/// The first minor version of Kubernetes 1 in which an HPA's own tolerance is on by default.
+const TOLERANT: u32 = 35;
+/// The first version of GKE that has AutoscalingMetric, minor and patch.
+const NATIVE: (u32, u32) = (35, 1);
 
 impl ClusterNames {
     /// Whether Prometheus means Google's Managed Service.
@@ -94,7 +98,16 @@ impl ClusterNames {
     /// older servers drop it without a word.
     pub fn has_tolerance(&self) -> bool {
         let version = self.cluster_version.as_deref().and_then(minor_version);
-        version.is_some_and(|minor| minor >= NEWER)
+        version.is_some_and(|minor| minor >= TOLERANT)
+    }
+
+    /// Whether a cluster of this version may have AutoscalingMetric; one whose patch is not said may.
+    pub(super) fn has_native_metrics(&self) -> bool {
+        let Some(version) = self.cluster_version.as_deref() else { return true };
+        let patch = version.split('.').nth(2).map(|rest| {
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or_default()
+        });
+        minor_version(version).is_some_and(|minor| (minor, patch.unwrap_or(u32::MAX)) >= NATIVE)
     }
 
     /// The label that its pods are found by.
@@ -139,6 +152,7 @@ impl ClusterNames {
         check(is_dns(hpa_name, 253, true), "hpa-name", &hpa_name, SUBDOMAIN)?;
         check(is_dns(&self.namespace, 63, false), "namespace", &self.namespace, LABEL)?;
         check(is_dns(&self.container, 63, false), "container", &self.container, LABEL)?;
+        check(is_dns(&self.dcgm_namespace, 63, false), "dcgm-namespace", &self.dcgm_namespace, LABEL)?;
         let (label, value) = self.label();
         check(
             is_label(label) && is_label_value(value),

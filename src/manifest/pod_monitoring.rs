@@ -1,6 +1,6 @@
 //! PodMonitoring of Managed Service for Prometheus (monitoring.googleapis.com/v1).
 
-use super::{ClusterNames, GpuMetric};
+use super::ClusterNames;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::{Deserialize, Serialize};
@@ -92,10 +92,10 @@ pub fn pod_monitoring_server(names: &ClusterNames) -> PodMonitoring {
     let number = names.port_number().map_or(0, i32::from);
     let port =
         names.port_name().map_or(IntOrString::Int(number), |name| IntOrString::String(name.to_owned()));
-    let path = names.server.series().path;
+    let path = &names.server.path;
     let endpoint = Endpoint {
         port,
-        path: (path != "/metrics").then(|| path.to_owned()),
+        path: (path != "/metrics").then(|| path.clone()),
         interval: INTERVAL.to_owned(),
         metric_relabeling: Vec::new(),
     };
@@ -104,12 +104,12 @@ pub fn pod_monitoring_server(names: &ClusterNames) -> PodMonitoring {
 
 /// Scrapes GPU utilization. The page's `keep` has no regex and so keeps, and bills, everything;
 /// this one keeps the one metric that is meant.
-pub fn pod_monitoring_dcgm(metric: GpuMetric) -> PodMonitoring {
-    let metric = metric.exported();
+pub fn pod_monitoring_dcgm(names: &ClusterNames) -> PodMonitoring {
+    let metric = names.gpu_metric.exported();
     let labels = [EXPORTER, ("app.kubernetes.io/part-of", "google-cloud-managed-prometheus")];
     let metadata = ObjectMeta {
         name: Some("nvidia-dcgm-exporter-for-hpa".to_owned()),
-        namespace: Some("gmp-public".to_owned()),
+        namespace: Some(names.dcgm_namespace.clone()),
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
         ..ObjectMeta::default()
     };

@@ -58,8 +58,8 @@ pub struct AdapterName {
     pub as_: String,
 }
 
-fn rule(series: &str, label: Option<(&str, &str)>, resources: &[(&str, &str)], name: String) -> AdapterRule {
-    let own = label.map(|(key, value)| format!("{key}=\"{value}\""));
+fn rule(series: &str, labels: &[(String, String)], resources: &[(&str, &str)], name: String) -> AdapterRule {
+    let own: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
     let present = resources.iter().map(|(label, _)| format!("{label}!=\"\""));
     let matchers: Vec<String> = own.iter().cloned().chain(present).collect();
     let asked = std::iter::once("<<.LabelMatchers>>".to_owned()).chain(own).collect::<Vec<_>>().join(",");
@@ -79,11 +79,11 @@ pub fn adapter_config(names: &ClusterNames) -> AdapterConfig {
     let gauges = [Signal::Queue, Signal::Batch].into_iter().filter_map(|signal| {
         let gauge = series::gauge(signal, names).ok()?;
         let name = adapter_name(signal, names).ok()?;
-        Some(rule(gauge.name, gauge.label, &[("namespace", "namespace"), ("pod", "pod")], name))
+        Some(rule(&gauge.name, &gauge.labels, &[("namespace", "namespace"), ("pod", "pod")], name))
     });
     let dcgm = rule(
         &series::dcgm(names),
-        None,
+        &[],
         &[("exported_namespace", "namespace")],
         series::lower_case_dcgm(names),
     );
@@ -110,8 +110,9 @@ pub(super) fn adapter_name(signal: Signal, names: &ClusterNames) -> Result<Strin
     match signal {
         Signal::Queue | Signal::Batch => {
             let gauge = series::gauge(signal, names)?;
-            let label = gauge.label.map(|(_, value)| format!("_{value}")).unwrap_or_default();
-            Ok(format!("{}{label}", gauge.name.replace(':', "_")))
+            let name = gauge.name.replace(':', "_");
+            let values = gauge.labels.iter().map(|(_, value)| value.clone());
+            Ok(std::iter::once(name).chain(values).collect::<Vec<_>>().join("_"))
         }
         Signal::Dcgm => Ok(series::lower_case_dcgm(names)),
         Signal::DutyCycle => Err("the duty cycle is in Cloud Monitoring only".to_owned()),

@@ -57,7 +57,7 @@ pub fn render_all(
         all.add(&hpa_file(signal), set.page_hpa(signal))?;
     }
     all.add(COMBINED, set.combined())?;
-    let server = format!("podmonitoring-{}.yaml", names.server.slug());
+    let server = format!("podmonitoring-{}.yaml", names.server.slug);
     all.add(&server, set.pod_monitoring_server())?;
     all.add("podmonitoring-dcgm.yaml", set.pod_monitoring_dcgm())?;
     all.add("autoscaling-metric.yaml", set.autoscaling_metric())?;
@@ -240,7 +240,7 @@ impl Set<'_> {
     }
 
     fn pod_monitoring_server(&self) -> Result<String, ManifestError> {
-        let server = self.names.server.title();
+        let server = &self.names.server.title;
         let mut header = vec![format!("Scrapes {server}'s metrics into Managed Service for Prometheus.")];
         header.push(match (self.names.port_name(), self.names.port_number()) {
             (None, _) => "The port is given by number, so series get no container label; give it by name for one, and its \
@@ -260,9 +260,9 @@ impl Set<'_> {
     fn pod_monitoring_dcgm(&self) -> Result<String, ManifestError> {
         let header = [
             "Scrapes GPU utilization from the DCGM exporter; the name is lower-cased, since the HPA finds no other.",
-            "It selects pods of its own namespace only: apply it to the one that the exporter runs in.",
+            "It selects pods of its own namespace only, which must be the one that the exporter runs in: --dcgm-namespace.",
         ];
-        to_yaml(&pod_monitoring::pod_monitoring_dcgm(self.names.gpu_metric), &header.map(str::to_owned))
+        to_yaml(&pod_monitoring::pod_monitoring_dcgm(self.names), &header.map(str::to_owned))
     }
 
     fn autoscaling_metric(&self) -> Result<String, ManifestError> {

@@ -9,11 +9,9 @@ pub(super) type Labels = Vec<(String, String)>;
 
 /// The server's gauge of a signal. `Err`: why there is none.
 pub(super) fn gauge(signal: Signal, names: &ClusterNames) -> Result<Gauge, String> {
-    let series = names.server.series();
-    let server = names.server.title();
     match signal {
-        Signal::Queue => Ok(series.queue),
-        Signal::Batch => series.batch.ok_or_else(|| format!("{server} shows no batch size")),
+        Signal::Queue => names.server.queue.clone(),
+        Signal::Batch => names.server.batch.clone(),
         Signal::DutyCycle | Signal::Dcgm => Err(format!("{signal} is no metric of the server")),
     }
 }
@@ -33,9 +31,9 @@ pub(super) fn promql(signal: Signal, names: &ClusterNames) -> Result<String, Str
     let (name, own) = match signal {
         Signal::Queue | Signal::Batch => {
             let gauge = gauge(signal, names)?;
-            let label = gauge.label.map(|(key, value)| (key.to_owned(), format!("=\"{value}\"")));
-            let matchers: Labels = label.into_iter().chain(pods(names)).collect();
-            return Ok(selected(gauge.name, &cluster_labels("cluster", names), &matchers));
+            let labels = gauge.labels.into_iter().map(|(key, value)| (key, equals(&value)));
+            let matchers: Labels = labels.chain(pods(names)).collect();
+            return Ok(selected(&gauge.name, &cluster_labels("cluster", names), &matchers));
         }
         Signal::DutyCycle if !names.is_managed() => {
             return Err("the duty cycle is in Cloud Monitoring only".to_owned());

@@ -1,185 +1,73 @@
-//! What each server calls its series.
+//! What a server calls its series, as far as manifests name them.
 
-/// A server whose series are known by name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Server {
-    /// Text Generation Inference, 0.9 to 3.3.
-    #[default]
-    Tgi,
-    /// vLLM.
-    Vllm,
-    /// SGLang, with --enable-metrics.
-    Sglang,
-    /// TensorRT-LLM's own server.
-    TrtllmServe,
-    /// Triton with the TensorRT-LLM backend.
-    TritonTrtllm,
-    /// llama.cpp's server, with --metrics.
-    Llamacpp,
-    /// JetStream.
-    Jetstream,
+/// A server as manifests know it. What they name of it must be fit for PromQL, YAML and a shell, which
+/// whoever makes one has to see to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// For names of files: lower-case letters, digits and `-`.
+    pub slug: String,
+    /// For people.
+    pub title: String,
+    /// The gauge of its queue. `Err`: why none can be scaled on.
+    pub queue: Result<Gauge, String>,
+    /// The gauge of its batch. `Err`: why none can be scaled on.
+    pub batch: Result<Gauge, String>,
+    /// Its latency histograms in seconds.
+    pub latencies: Vec<Latency>,
+    /// Where they are shown: `/metrics`.
+    pub path: String,
+    /// The port that it listens on where nothing else is said.
+    pub port: u16,
 }
 
-/// A gauge: its name, and the label that tells it from others of that name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gauge {
-    pub name: &'static str,
-    pub label: Option<(&'static str, &'static str)>,
+/// A gauge: its name, and the labels that tell it from others of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gauge {
+    /// Its name.
+    pub name: String,
+    /// Labels and their values.
+    pub labels: Vec<(String, String)>,
 }
 
 /// A latency histogram in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Latency {
-    pub title: &'static str,
-    pub name: &'static str,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Latency {
+    /// What it is the time of.
+    pub title: String,
+    /// Its name.
+    pub name: String,
 }
 
-/// The series of a server.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ServerSeries {
-    pub queue: Gauge,
-    /// `None`: the server shows none.
-    pub batch: Option<Gauge>,
-    pub latencies: &'static [Latency],
-    /// Where they are shown.
-    pub path: &'static str,
-    /// The port that the server listens on where nothing else is said.
-    pub port: &'static str,
-}
-
-const fn gauge(name: &'static str) -> Gauge {
-    Gauge { name, label: None }
-}
-
-const fn latency(title: &'static str, name: &'static str) -> Latency {
-    Latency { title, name }
-}
-
-const TTFT: &str = "time to first token";
-const ITL: &str = "time between tokens";
-const E2E: &str = "end to end";
-const METRICS: &str = "/metrics";
-/// The port of Google's how-to page.
-const PAGE_PORT: &str = "8000";
-
-const TGI: ServerSeries = ServerSeries {
-    queue: gauge("tgi_queue_size"),
-    batch: Some(gauge("tgi_batch_current_size")),
-    latencies: &[
-        latency("in the queue", "tgi_request_queue_duration"),
-        latency(ITL, "tgi_request_mean_time_per_token_duration"),
-        latency(E2E, "tgi_request_duration"),
-    ],
-    path: METRICS,
-    port: PAGE_PORT,
-};
-
-const VLLM: ServerSeries = ServerSeries {
-    queue: gauge("vllm:num_requests_waiting"),
-    batch: Some(gauge("vllm:num_requests_running")),
-    latencies: &[
-        latency(TTFT, "vllm:time_to_first_token_seconds"),
-        latency(ITL, "vllm:inter_token_latency_seconds"),
-        latency(E2E, "vllm:e2e_request_latency_seconds"),
-    ],
-    path: METRICS,
-    port: PAGE_PORT,
-};
-
-const SGLANG: ServerSeries = ServerSeries {
-    queue: gauge("sglang:num_queue_reqs"),
-    batch: Some(gauge("sglang:num_running_reqs")),
-    latencies: &[
-        latency(TTFT, "sglang:time_to_first_token_seconds"),
-        latency(ITL, "sglang:inter_token_latency_seconds"),
-        latency(E2E, "sglang:e2e_request_latency_seconds"),
-    ],
-    path: METRICS,
-    port: "30000",
-};
-
-const TRTLLM_SERVE: ServerSeries = ServerSeries {
-    queue: gauge("trtllm_num_requests_waiting"),
-    batch: Some(gauge("trtllm_num_requests_running")),
-    latencies: &[
-        latency(TTFT, "trtllm_time_to_first_token_seconds"),
-        latency(ITL, "trtllm_time_per_output_token_seconds"),
-        latency(E2E, "trtllm_e2e_request_latency_seconds"),
-    ],
-    path: "/prometheus/metrics",
-    port: PAGE_PORT,
-};
-
-const TRITON: ServerSeries = ServerSeries {
-    queue: Gauge { name: "nv_trt_llm_request_metrics", label: Some(("request_type", "waiting")) },
-    batch: Some(Gauge { name: "nv_trt_llm_request_metrics", label: Some(("request_type", "active")) }),
-    latencies: &[],
-    path: METRICS,
-    port: "8002",
-};
-
-const LLAMACPP: ServerSeries = ServerSeries {
-    queue: gauge("llamacpp:requests_deferred"),
-    batch: Some(gauge("llamacpp:requests_processing")),
-    latencies: &[],
-    path: METRICS,
-    port: "8080",
-};
-
-const JETSTREAM: ServerSeries = ServerSeries {
-    queue: gauge("jetstream_prefill_backlog_size"),
-    batch: None,
-    latencies: &[
-        latency(TTFT, "jetstream_time_to_first_token"),
-        latency(ITL, "jetstream_time_per_output_token"),
-        latency(E2E, "jetstream_time_per_request"),
-    ],
-    path: METRICS,
-    port: PAGE_PORT,
-};
+/// What the port of the metrics is called where it has no other name.
+const PORT_NAME: &str = "metrics";
 
 impl Server {
-    /// The name for flags and files.
-    pub const fn slug(self) -> &'static str {
-        match self {
-            Server::Tgi => "tgi",
-            Server::Vllm => "vllm",
-            Server::Sglang => "sglang",
-            Server::TrtllmServe => "trtllm-serve",
-            Server::TritonTrtllm => "triton-trtllm",
-            Server::Llamacpp => "llamacpp",
-            Server::Jetstream => "jetstream",
-        }
+    /// The port of its metrics where nothing else is said, by name, so that its series get a container label.
+    pub fn default_port(&self) -> String {
+        format!("{PORT_NAME}:{}", self.port)
     }
+}
 
-    /// The name for people.
-    pub const fn title(self) -> &'static str {
-        match self {
-            Server::Tgi => "TGI",
-            Server::Vllm => "vLLM",
-            Server::Sglang => "SGLang",
-            Server::TrtllmServe => "trtllm-serve",
-            Server::TritonTrtllm => "Triton",
-            Server::Llamacpp => "llama.cpp",
-            Server::Jetstream => "JetStream",
+/// The server of Google's how-to page: TGI.
+impl Default for Server {
+    fn default() -> Server {
+        let gauge = |name: &str| Ok(Gauge { name: name.to_owned(), labels: Vec::new() });
+        let latencies = [
+            ("in the queue", "tgi_request_queue_duration"),
+            ("time between tokens", "tgi_request_mean_time_per_token_duration"),
+            ("end to end", "tgi_request_duration"),
+        ];
+        let latency =
+            |(title, name): (&str, &str)| Latency { title: title.to_owned(), name: name.to_owned() };
+        Server {
+            slug: "tgi".to_owned(),
+            title: "TGI".to_owned(),
+            queue: gauge("tgi_queue_size"),
+            batch: gauge("tgi_batch_current_size"),
+            latencies: latencies.map(latency).into(),
+            path: "/metrics".to_owned(),
+            port: 8000,
         }
-    }
-
-    pub(super) const fn series(self) -> &'static ServerSeries {
-        match self {
-            Server::Tgi => &TGI,
-            Server::Vllm => &VLLM,
-            Server::Sglang => &SGLANG,
-            Server::TrtllmServe => &TRTLLM_SERVE,
-            Server::TritonTrtllm => &TRITON,
-            Server::Llamacpp => &LLAMACPP,
-            Server::Jetstream => &JETSTREAM,
-        }
-    }
-
-    /// The port of its metrics where nothing else is said: Google's how-to page's 8000, or the server's own.
-    pub const fn default_port(self) -> &'static str {
-        self.series().port
     }
 }
 

@@ -1,10 +1,10 @@
 //! The steps outside of the manifests, as a shell file: credentials, adapter, IAM, dashboard.
 //!
-//! Every value in it has passed `ClusterNames::validate`, which lets no letter through that a shell
-//! would take for more than itself.
+//! Every name in it has passed `ClusterNames::validate`, which lets no letter through that a shell
+//! would take for more than itself; a server's own are held to that where its profile is read.
 
 use super::hpa::stackdriver_name;
-use super::{ClusterNames, Server, Set, series};
+use super::{ClusterNames, Set, series};
 use crate::units::Signal;
 use std::fmt::Write;
 
@@ -71,7 +71,7 @@ fn scraping(names: &ClusterNames) -> String {
         text,
         "kubectl apply -f podmonitoring-{}.yaml\n\
          kubectl apply -f podmonitoring-dcgm.yaml\n",
-        names.server.slug()
+        names.server.slug
     );
     text
 }
@@ -105,11 +105,16 @@ gcloud monitoring dashboards create --project \"$project\" --config-from-file da
 /// A look at what the HPA will see, of one metric of each kind.
 fn check(names: &ClusterNames) -> String {
     let metric = |signal| stackdriver_name(signal, names).unwrap_or_default().replace('|', "%7C");
-    let label = series::gauge(Signal::Queue, names).ok().and_then(|gauge| gauge.label);
-    let selector = label
-        .map(|(key, value)| format!("?metricLabelSelector=metric.labels.{key}%3D{value}"))
-        .unwrap_or_default();
-    let cold = if names.server == Server::Tgi { "; TGI shows no gauge before its first request" } else { "" };
+    let shown = [Signal::Queue, Signal::Batch]
+        .into_iter()
+        .find_map(|signal| Some((signal, series::gauge(signal, names).ok()?)));
+    let Some((signal, gauge)) = shown else {
+        return format!("# 6. The HPA can see no gauge of {}.\n\n", names.server.title);
+    };
+    let labels = gauge.labels.iter().map(|(key, value)| format!("metric.labels.{key}%3D{value}"));
+    let labels = labels.collect::<Vec<_>>().join("%2C");
+    let selector = if labels.is_empty() { labels } else { format!("?metricLabelSelector={labels}") };
+    let cold = if names.server.slug == "tgi" { "; TGI shows no gauge before its first request" } else { "" };
     format!(
         "# 6. What the HPA sees. A first value takes a few minutes{cold}.\n\
          for try in $(seq 30); do\n  \
@@ -123,7 +128,7 @@ fn check(names: &ClusterNames) -> String {
          done\n\
          #    The GPU's, over all clusters of the project; the HPA's selectors pick this one's:\n\
          # kubectl get --raw \"/apis/external.metrics.k8s.io/v1beta1/namespaces/$namespace/{duty}\"\n\n",
-        queue = metric(Signal::Queue),
+        queue = metric(signal),
         duty = metric(Signal::DutyCycle),
     )
 }

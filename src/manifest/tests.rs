@@ -2,8 +2,8 @@ use super::*;
 use crate::recommend::{Assumptions, Recommendation, Target, Term};
 use crate::units::{Milli, Seconds, Signal};
 use accepted::{reads_back, would_be_accepted};
-use clap::ValueEnum;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -75,6 +75,52 @@ fn all_targets() -> Recommendation {
     recommendation
 }
 
+/// A server whose gauges carry labels, or none.
+fn server(
+    slug: &str,
+    title: &str,
+    queue: &str,
+    batch: Result<&str, &str>,
+    label: Option<[&str; 2]>,
+) -> Server {
+    let gauge = |name: &str, value: &str| {
+        let labels = label.map(|[key, _]| (key.to_owned(), value.to_owned())).into_iter().collect();
+        Gauge { name: name.to_owned(), labels }
+    };
+    Server {
+        slug: slug.to_owned(),
+        title: title.to_owned(),
+        queue: Ok(gauge(queue, label.map_or("", |[_, value]| value))),
+        batch: batch.map(|name| gauge(name, "scheduled")).map_err(str::to_owned),
+        latencies: Vec::new(),
+        ..Server::default()
+    }
+}
+
+fn vllm() -> Server {
+    let latency = |title: &str, name: &str| Latency { title: title.to_owned(), name: name.to_owned() };
+    let latencies = vec![
+        latency("time to first token", "vllm:time_to_first_token_seconds"),
+        latency("end to end", "vllm:e2e_request_latency_seconds"),
+    ];
+    let plain = server("vllm", "vLLM", "vllm:num_requests_waiting", Ok("vllm:num_requests_running"), None);
+    Server { latencies, ..plain }
+}
+
+fn triton() -> Server {
+    let (name, label) = ("nv_trt_llm_request_metrics", ["request_type", "waiting"]);
+    Server {
+        port: 8002,
+        path: "/own/metrics".to_owned(),
+        ..server("triton-trtllm", "Triton", name, Ok(name), Some(label))
+    }
+}
+
+fn jetstream() -> Server {
+    let batch = Err("JetStream shows no batch size");
+    server("jetstream", "JetStream", "jetstream_prefill_backlog_size", batch, None)
+}
+
 fn provenance() -> Provenance {
     Provenance { lines: vec!["run x".to_owned()], simulated: false }
 }
@@ -133,7 +179,7 @@ fn the_dashboards_show_each_signal_with_its_target_and_band() {
 
 #[test]
 fn a_vllm_server_is_known_by_its_own_names_everywhere() {
-    let names = ClusterNames { server: Server::Vllm, ..known() };
+    let names = ClusterNames { server: vllm(), ..known() };
     let all = render(&all_targets(), &names);
     assert!(all.left_out.is_empty(), "{:?}", all.left_out);
     for file in &all.files {
@@ -150,8 +196,8 @@ fn shown(all: &Manifests, prefixes: &[&str]) -> String {
 #[test]
 fn every_manifest_of_every_server_reads_back_typed_and_would_be_accepted() {
     let own = Some("http://prometheus.monitoring.svc:9090".to_owned());
-    for (server, prometheus) in Server::value_variants().iter().flat_map(|s| [(*s, None), (*s, own.clone())])
-    {
+    let servers = [Server::default(), vllm(), triton(), jetstream()];
+    for (server, prometheus) in servers.into_iter().flat_map(|s| [(s.clone(), None), (s, own.clone())]) {
         let names = ClusterNames { server, prometheus, gpus_per_replica: 2, ..known() };
         let all = render(&all_targets(), &names);
         assert_eq!(all.files.len() + all.left_out.len(), 15, "every file is written or left out");
@@ -276,10 +322,10 @@ fn a_metric_that_speaks_against_itself_does_not_hold_the_combined_hpa_up() {
 
 #[test]
 fn what_a_server_does_not_show_is_left_out() {
-    let jetstream = render(&all_targets(), &ClusterNames { server: Server::Jetstream, ..known() });
+    let jetstream = render(&all_targets(), &ClusterNames { server: jetstream(), ..known() });
     assert_eq!(reason(&jetstream, "hpa-batch.yaml"), "JetStream shows no batch size");
     assert!(text(&jetstream, "hpa-autoscaling-metric.yaml").contains("|queue"), "the next best");
-    let triton = render(&all_targets(), &ClusterNames { server: Server::TritonTrtllm, ..known() });
+    let triton = render(&all_targets(), &ClusterNames { server: triton(), ..known() });
     assert!(reason(&triton, "autoscaling-metric.yaml").contains("by a label"));
     let hpa = text(&triton, "hpa-queue.yaml");
     assert!(hpa.contains("metric.labels.request_type: waiting"), "{hpa}");
@@ -293,10 +339,30 @@ fn what_a_server_does_not_show_is_left_out() {
     assert!(
         reason(&render(&all_targets(), &unknown), "keda-scaledobject.yaml").contains("--prometheus-address")
     );
-    let older = ClusterNames { cluster_version: Some("1.34".to_owned()), ..known() };
-    for file in ["autoscaling-metric.yaml", "hpa-autoscaling-metric.yaml"] {
-        assert!(reason(&render(&all_targets(), &older), file).contains("--cluster-version is 1.34"));
+    for (version, has) in [
+        ("1.34", false),
+        ("1.35.0-gke.9", false),
+        ("1.35", true),
+        ("1.35.1-gke.1396000", true),
+        ("1.36.0", true),
+    ] {
+        let names = ClusterNames { cluster_version: Some(version.to_owned()), ..known() };
+        let all = render(&all_targets(), &names);
+        for file in ["autoscaling-metric.yaml", "hpa-autoscaling-metric.yaml"] {
+            let left = all.left_out.iter().find(|left| left.name == file);
+            assert_eq!(left.is_none(), has, "{version}: {file}");
+            assert!(left.is_none_or(|left| left.reason.contains(&format!("--cluster-version is {version}"))));
+        }
     }
+    let elsewhere = ClusterNames { dcgm_namespace: "gke-managed-system".to_owned(), ..known() };
+    let monitoring = render(&all_targets(), &elsewhere);
+    let monitoring: PodMonitoring =
+        serde_saphyr::from_str(text(&monitoring, "podmonitoring-dcgm.yaml")).unwrap();
+    assert_eq!(monitoring.metadata.namespace.as_deref(), Some("gke-managed-system"));
+    let server: PodMonitoring =
+        serde_saphyr::from_str(text(&render(&all_targets(), &names()), "podmonitoring-tgi.yaml")).unwrap();
+    let port = &server.spec.endpoints[0].port;
+    assert_eq!(*port, IntOrString::String("metrics".to_owned()), "by name, or there is no container label");
     let nameless = ClusterNames { metrics_port: "metrics".to_owned(), ..known() };
     assert!(reason(&render(&all_targets(), &nameless), "autoscaling-metric.yaml").contains("metrics:NUMBER"));
 }
@@ -355,6 +421,7 @@ fn names_that_kubernetes_would_refuse_are_refused_with_their_field() {
         (ClusterNames { metrics_port: "80:http".into(), ..names() }, "metrics-port"),
         (ClusterNames { metrics_port: "http:".into(), ..names() }, "metrics-port"),
         (ClusterNames { cluster: Some("a\nb".into()), ..names() }, "cluster-name"),
+        (ClusterNames { dcgm_namespace: "A".into(), ..names() }, "dcgm-namespace"),
         (ClusterNames { project: some("Proj"), ..names() }, "project"),
         (ClusterNames { project: some("$(rm -rf)"), ..names() }, "project"),
         (ClusterNames { project: some("1project"), ..names() }, "project"),

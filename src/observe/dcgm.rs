@@ -19,18 +19,24 @@ const MEMORY_USED: [&str; 2] = ["DCGM_FI_DEV_FB_USED", "dcgm_fi_dev_fb_used"];
 pub struct GpusOf {
     /// The pod; `None`: all GPUs, which must then be of one pod or of none.
     pub pod: Option<String>,
+    /// Its namespace, where that is known: a pod of the same name in another one is another pod.
+    pub namespace: Option<String>,
 }
 
 /// The pod that a GPU works for. Where the scraper has put its own labels on the series, the exporter's
 /// are the `exported_` ones.
-fn pod(point: &Point) -> Option<&str> {
-    let own = point.label("exported_pod").or_else(|| point.label("pod"));
-    own.filter(|pod| !pod.is_empty())
+fn pod<'a>(point: &'a Point, gpus: &GpusOf) -> Option<&'a str> {
+    let (own, namespace) = match point.label("exported_pod") {
+        Some(pod) => (Some(pod), point.label("exported_namespace")),
+        None => (point.label("pod"), point.label("namespace")),
+    };
+    let foreign = namespace.zip(gpus.namespace.as_deref()).is_some_and(|(named, wanted)| named != wanted);
+    own.filter(|pod| !pod.is_empty() && !foreign)
 }
 
 /// The pod whose GPUs are meant, where the series name pods; or why they cannot be told from others.
 fn whose<'a>(points: &[&'a Point], gpus: &'a GpusOf) -> Result<Option<&'a str>, Problem> {
-    let pods: BTreeSet<&str> = points.iter().copied().filter_map(pod).collect();
+    let pods: BTreeSet<&str> = points.iter().copied().filter_map(|point| pod(point, gpus)).collect();
     let nodes: BTreeSet<&str> = points.iter().filter_map(|point| point.label("Hostname")).collect();
     let names = |names: &BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(", ");
     let (kind, reason) = match &gpus.pod {
@@ -71,7 +77,7 @@ pub(super) fn read(exposition: &Exposition, gpus: &GpusOf, sample: &mut Sample) 
     }
     let wanted = whose(&points, gpus)?;
     // Where GPUs are split, the instances are the replica's and not the GPU they are parts of.
-    let mine = |point: &&&Point| wanted.is_none_or(|wanted| pod(point) == Some(wanted));
+    let mine = |point: &&&Point| wanted.is_none_or(|wanted| pod(point, gpus) == Some(wanted));
     let split: BTreeSet<Option<&str>> = points
         .iter()
         .filter(mine)
@@ -106,9 +112,13 @@ mod tests {
     use crate::units::Seconds;
 
     fn read_of(text: &str, pod: Option<&str>) -> Result<[Option<f64>; 4], String> {
+        read_in(text, pod, None)
+    }
+
+    fn read_in(text: &str, pod: Option<&str>, namespace: Option<&str>) -> Result<[Option<f64>; 4], String> {
+        let gpus = GpusOf { pod: pod.map(str::to_owned), namespace: namespace.map(str::to_owned) };
         let mut sample = Sample::new(Seconds(1.0), Seconds(0.01), Source::Gpu, 0);
-        read(&parse(text).unwrap(), &GpusOf { pod: pod.map(str::to_owned) }, &mut sample)
-            .map_err(|problem| problem.reason)?;
+        read(&parse(text).unwrap(), &gpus, &mut sample).map_err(|problem| problem.reason)?;
         let series = [Series::GpuUtil, Series::GpuEngineActive, Series::GpuSmActive, Series::GpuMemory];
         Ok(series.map(|series| sample.get(series)))
     }
@@ -150,6 +160,9 @@ mod tests {
         assert_eq!(read_of(idle, None).unwrap()[0], Some(80.0), "an idle GPU beside it is not the pod's");
         let nodes = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",Hostname=\"a\"} 1\nDCGM_FI_DEV_GPU_UTIL{gpu=\"0\",Hostname=\"b\"} 2\n";
         assert!(read_of(nodes, None).unwrap_err().contains("several nodes (a, b)"));
+        let twins = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",pod=\"a\",namespace=\"x\"} 10\n\
+            DCGM_FI_DEV_GPU_UTIL{gpu=\"1\",pod=\"a\",namespace=\"y\"} 90\n";
+        assert_eq!(read_in(twins, Some("a"), Some("x")).unwrap()[0], Some(10.0));
         // Scraped by a Prometheus that puts its own labels first.
         let exported = "DCGM_FI_DEV_GPU_UTIL{pod=\"dcgm-exporter-x\",exported_pod=\"a\"} 10\n";
         assert_eq!(read_of(exported, Some("a")).unwrap()[0], Some(10.0));

@@ -122,15 +122,9 @@ fn labels_closed(line: &str, rest: &str) -> bool {
     line[..line.len() - rest.len()].ends_with('}')
 }
 
+/// Servers write `NaN` and `Inf` in any case (prometheus-cpp writes `Nan`), and Prometheus takes them so.
 fn number(text: &str) -> Option<f64> {
-    match text {
-        "NaN" => Some(f64::NAN),
-        "+Inf" | "Inf" => Some(f64::INFINITY),
-        "-Inf" => Some(f64::NEG_INFINITY),
-        // Rust also takes "infinity" and "nan", the format does not.
-        _ if text.bytes().any(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
-    }
+    text.parse().ok()
 }
 
 type Labels = Vec<(String, String)>;
@@ -197,7 +191,13 @@ mod tests {
         let exposition = parse(text).unwrap();
         let values = ["a", "b", "c_total", "d"].map(|name| exposition.value(name).unwrap());
         assert_eq!(values, [1.0, f64::INFINITY, 2.0, 7.0]);
-        assert!(parse("a NaN").unwrap().value("a").unwrap().is_nan());
+        for nan in ["NaN", "Nan", "nan"] {
+            assert!(parse(&format!("a {nan}\nb 1")).unwrap().value("a").unwrap().is_nan(), "{nan}");
+        }
+        for infinite in ["+Inf", "Inf", "inf", "+inf", "Infinity"] {
+            assert_eq!(parse(&format!("a {infinite}")).unwrap().value("a"), Some(f64::INFINITY));
+        }
+        assert_eq!(parse("a -inf").unwrap().value("a"), Some(f64::NEG_INFINITY));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
             "a{x=1} 2",
             "a{x=\"1\" 2",
             "a{x=\"1",
-            "a infinity",
+            "a infinitely",
             "1a 2",
         ] {
             let error = parse(&format!("ok 1\n{text}\n")).unwrap_err();

@@ -1,5 +1,6 @@
 //! One question over HTTP and its answer, with whatever goes wrong named by its kind.
 
+use crate::measurement::RunClock;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +17,11 @@ const RETRY_MOST: Duration = Duration::from_secs(300);
 /// What an HTTP client for metrics is made from; the caller adds certificates and headers.
 pub fn client_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_gzip().no_proxy().timeout(TIMEOUT)
+}
+
+/// The same for APIs on the internet, which may lie behind a proxy that the environment names.
+pub fn api_client_builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_gzip().timeout(TIMEOUT)
 }
 
 /// Why a source gave nothing.
@@ -101,8 +107,7 @@ async fn exchange(
     let unreachable = |error: reqwest::Error| Problem::new(ProblemKind::Unreachable, root_cause(&error));
     let mut response = request.send().await.map_err(unreachable)?;
     let retry_after = response.headers().get(reqwest::header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_MOST));
+    let retry_after = retry_after.and_then(|value| wait(value.to_str().ok()?, RunClock::wall()));
     let mut body = Vec::new();
     while let Some(bytes) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&bytes);
@@ -112,6 +117,14 @@ async fn exchange(
         }
     }
     Ok((response.status(), retry_after, body))
+}
+
+/// How long Retry-After asks to wait: seconds, or a date, of which `now` is so many seconds since 1970.
+fn wait(value: &str, now: f64) -> Option<Duration> {
+    let seconds = value.trim().parse::<u64>().map(|seconds| seconds as f64).ok();
+    let until = || Some(jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp().as_second() as f64 - now);
+    let seconds = seconds.or_else(until)?;
+    Some(Duration::from_secs_f64(seconds.max(0.0)).min(RETRY_MOST))
 }
 
 /// What kind of problem a status is.
@@ -148,6 +161,17 @@ pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_until_a_date() {
+        // 21 October 2015, 07:28:00 UTC is 1445412480.
+        let asked = |value: &str| wait(value, 1_445_412_450.0).map(|wait| wait.as_secs());
+        assert_eq!(asked("7"), Some(7));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:28:00 GMT"), Some(30));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:27:00 GMT"), Some(0));
+        assert_eq!(asked("86400"), Some(RETRY_MOST.as_secs()));
+        assert_eq!(asked("soon"), None);
+    }
 
     #[test]
     fn an_error_says_what_its_server_said() {

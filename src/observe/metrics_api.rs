@@ -1,5 +1,6 @@
 //! The metrics APIs of Kubernetes: the very values that an HPA sees, whatever lies behind them.
 
+use super::cloud_monitoring::Expected;
 use super::http::{Problem, ProblemKind, kind_of};
 use super::replicas::ReplicaNames;
 use crate::measurement::{RunClock, Sample, Series, Source};
@@ -19,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CUSTOM_VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
 
 /// A metric as an HPA names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ApiMetric {
     /// What its values are.
     pub series: Series,
@@ -27,6 +28,25 @@ pub struct ApiMetric {
     pub name: String,
     /// Label selector: of the pods for a Pods metric, of the series for an External one. May be empty.
     pub selector: String,
+    /// Label selector of the series of a Pods metric. May be empty.
+    pub of_series: String,
+    /// A Pods metric that the value is divided by.
+    pub per: Option<String>,
+    /// What the value is multiplied with.
+    pub scale: f64,
+}
+
+impl ApiMetric {
+    /// A metric whose value is taken as it is.
+    pub fn new(series: Series, name: impl Into<String>, selector: impl Into<String>) -> ApiMetric {
+        let (name, selector) = (name.into(), selector.into());
+        ApiMetric { series, name, selector, of_series: String::new(), per: None, scale: 1.0 }
+    }
+
+    /// The one that it is divided by, as a metric of its own.
+    fn divisor(&self) -> Option<ApiMetric> {
+        Some(ApiMetric::new(self.series, self.per.clone()?, self.selector.clone()))
+    }
 }
 
 /// One of the two APIs.
@@ -38,7 +58,7 @@ pub struct MetricsApi {
     namespace: String,
     metrics: Vec<ApiMetric>,
     names: ReplicaNames,
-    replicas: u32,
+    expected: Expected,
     version: usize,
 }
 
@@ -74,7 +94,7 @@ impl MetricsApi {
         namespace: &str,
         metrics: Vec<ApiMetric>,
         names: ReplicaNames,
-        replicas: u32,
+        expected: Expected,
     ) -> MetricsApi {
         MetricsApi {
             client,
@@ -82,13 +102,19 @@ impl MetricsApi {
             namespace: namespace.to_owned(),
             metrics,
             names,
-            replicas,
+            expected,
             version: 0,
         }
     }
 
-    /// `external.metrics.k8s.io`: what the HPA divides by the number of replicas.
-    pub fn external(client: Client, namespace: &str, metrics: Vec<ApiMetric>, replicas: u32) -> MetricsApi {
+    /// `external.metrics.k8s.io`: the sum that the HPA divides by the number of replicas, here for one
+    /// replica, and what is a share of each GPU for one GPU.
+    pub fn external(
+        client: Client,
+        namespace: &str,
+        metrics: Vec<ApiMetric>,
+        expected: Expected,
+    ) -> MetricsApi {
         let names = ReplicaNames::default();
         MetricsApi {
             client,
@@ -96,7 +122,7 @@ impl MetricsApi {
             namespace: namespace.to_owned(),
             metrics,
             names,
-            replicas,
+            expected,
             version: 0,
         }
     }
@@ -104,6 +130,12 @@ impl MetricsApi {
     /// What its samples are called.
     pub(super) fn source(&self) -> Source {
         if self.external { Source::ExternalMetrics } else { Source::CustomMetrics }
+    }
+
+    /// Why the age of its values cannot be told, where it cannot.
+    pub(super) fn hides_age(&self) -> Option<&'static str> {
+        let custom = "adapters stamp Pods metrics with the time of the question";
+        (!self.external).then_some(custom)
     }
 
     fn group(&self) -> &'static str {
@@ -123,9 +155,11 @@ impl MetricsApi {
             let version = CUSTOM_VERSIONS[self.version];
             format!("/apis/{}/{version}/namespaces/{namespace}/pods/*/{name}", self.group())
         };
-        if !metric.selector.is_empty() {
+        let selectors = [("labelSelector", &metric.selector), ("metricLabelSelector", &metric.of_series)];
+        for (name, selector) in selectors.into_iter().filter(|(_, selector)| !selector.is_empty()) {
+            let joint = if path.contains('?') { '&' } else { '?' };
             // Writing to a string cannot fail.
-            let _ = write!(path, "?labelSelector={}", encoded(&metric.selector));
+            let _ = write!(path, "{joint}{name}={}", encoded(selector));
         }
         path
     }
@@ -172,34 +206,50 @@ impl MetricsApi {
         Problem::new(kind, format!("{} of {}: {said}{mend}", metric.name, self.group()))
     }
 
+    /// The values of a metric by replica, and the time that the oldest of them is said to be of.
+    async fn values(
+        &mut self,
+        metric: &ApiMetric,
+    ) -> Result<(BTreeMap<u32, f64>, Option<jiff::Timestamp>), Problem> {
+        let items = self.list(metric).await?;
+        let mut values: BTreeMap<u32, f64> = BTreeMap::new();
+        for item in &items {
+            let value = quantity(&item.value).ok_or_else(|| {
+                let reason = format!("{} has the value '{}', which is no quantity", metric.name, item.value);
+                Problem::new(ProblemKind::Malformed, reason)
+            })?;
+            if self.external {
+                *values.entry(0).or_default() += value / self.expected.divisor(metric.series);
+                continue;
+            }
+            let pod = item.described_object.as_ref().map(|object| object.name.as_str());
+            if let Some(replica) = self.names.number(pod, None) {
+                values.insert(replica, value);
+            }
+        }
+        Ok((values, items.iter().filter_map(|item| item.timestamp).min()))
+    }
+
     pub(super) async fn poll(&mut self, clock: RunClock) -> Result<Vec<Sample>, Problem> {
         let time = clock.now();
         let mut samples: BTreeMap<u32, Sample> = BTreeMap::new();
         let source = self.source();
         for metric in self.metrics.clone() {
-            let items = self.list(&metric).await?;
-            let stamp = items.iter().filter_map(|item| item.timestamp).min();
-            let stamp = stamp.map_or(time, |stamp| clock.of_wall(stamp.as_microsecond() as f64 / 1e6));
-            let mut values: BTreeMap<u32, f64> = BTreeMap::new();
-            for item in &items {
-                let value = quantity(&item.value).ok_or_else(|| {
-                    let reason =
-                        format!("{} has the value '{}', which is no quantity", metric.name, item.value);
-                    Problem::new(ProblemKind::Malformed, reason)
-                })?;
-                if self.external {
-                    *values.entry(0).or_default() += value / f64::from(self.replicas.max(1));
-                } else if let Some(replica) =
-                    self.names.number(item.described_object.as_ref().map(|object| object.name.as_str()), None)
-                {
-                    values.insert(replica, value);
+            let (mut values, stamp) = self.values(&metric).await?;
+            if let Some(divisor) = metric.divisor() {
+                let (per, _) = self.values(&divisor).await?;
+                values.retain(|replica, _| per.contains_key(replica));
+                for (replica, value) in &mut values {
+                    *value /= per[replica];
                 }
+                values.retain(|_, value| value.is_finite());
             }
+            let stamp = stamp.map_or(time, |stamp| clock.of_wall(stamp.as_microsecond() as f64 / 1e6));
             for (replica, value) in values {
                 let sample = samples
                     .entry(replica)
                     .or_insert_with(|| Sample::new(stamp, Seconds::ZERO, source, replica));
-                sample.set(metric.series, Some(value));
+                sample.set(metric.series, Some(value * metric.scale));
             }
         }
         if samples.is_empty() {
@@ -209,6 +259,22 @@ impl MetricsApi {
         }
         let arrived = clock.now();
         Ok(samples.into_values().map(|sample| sample.received(arrived - time, arrived)).collect())
+    }
+
+    /// See [`super::Feed::check`].
+    pub(super) async fn check(&mut self, clock: RunClock) -> Result<Vec<Sample>, Problem> {
+        let samples = self.poll(clock).await?;
+        let shown = |metric: &&ApiMetric| samples.iter().any(|sample| sample.get(metric.series).is_some());
+        match self.metrics.iter().find(|metric| !shown(metric)) {
+            None => Ok(samples),
+            Some(metric) => {
+                let (group, name) = (self.group(), &metric.name);
+                let reason = format!(
+                    "{name} of {group} answers, and has no value: the HPA would see a missing metric"
+                );
+                Err(Problem::new(ProblemKind::Missing, reason))
+            }
+        }
     }
 }
 

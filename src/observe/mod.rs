@@ -18,14 +18,14 @@ mod prometheus;
 mod replicas;
 mod scrape;
 
-pub use cloud_monitoring::{CloudMonitoring, TimeSeries};
+pub use cloud_monitoring::{CloudMonitoring, Expected, TimeSeries};
 pub use dcgm::GpusOf;
 pub use feed::{Feed, Observer};
 pub use google::{GoogleAccess, GoogleCredentials};
-pub use http::{Problem, ProblemKind, client_builder};
+pub use http::{Problem, ProblemKind, api_client_builder, client_builder};
 pub use metrics_api::{ApiMetric, MetricsApi};
 pub use nvml::Nvml;
-pub use profile::{Profile, ProfileError, series_named};
+pub use profile::{Gauge, Profile, ProfileError, series_named};
 pub use prometheus::{BY_REPLICA, Prometheus, Query};
 pub use replicas::ReplicaNames;
 pub use scrape::{Reading, Scrape, exposition_at};

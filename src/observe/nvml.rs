@@ -14,11 +14,43 @@ use std::sync::Arc;
 #[cfg(feature = "nvml")]
 const LIBRARIES: [&str; 2] = ["libnvidia-ml.so", "libnvidia-ml.so.1"];
 
-/// The GPUs of this machine, as one replica's.
+/// GPUs of this machine, as one replica's.
 #[derive(Clone)]
 pub struct Nvml {
     #[cfg(feature = "nvml")]
     library: Arc<nvml_wrapper::Nvml>,
+    /// Which of them, by index.
+    gpus: Vec<u32>,
+}
+
+impl Nvml {
+    /// How many GPUs it reads.
+    pub fn count(&self) -> usize {
+        self.gpus.len()
+    }
+}
+
+/// The indices of the wanted GPUs: all where none is named, else by index or by the beginning of the UUID, as
+/// in CUDA_VISIBLE_DEVICES.
+#[cfg(any(feature = "nvml", test))]
+fn chosen(wanted: &[String], uuids: &[String]) -> Result<Vec<u32>, Problem> {
+    if wanted.is_empty() {
+        return Ok((0..uuids.len() as u32).collect());
+    }
+    let find = |name: &String| {
+        let index = name.parse::<usize>().ok().filter(|index| *index < uuids.len());
+        let by_uuid = || uuids.iter().position(|uuid| !name.is_empty() && uuid.starts_with(name.as_str()));
+        index.or_else(by_uuid).map(|index| index as u32).ok_or_else(|| {
+            let there_are = uuids.join(", ");
+            let reason =
+                format!("this machine has no GPU '{name}'; there are {there_are}, from 0, see nvidia-smi -L");
+            Problem::new(ProblemKind::Missing, reason)
+        })
+    };
+    let mut gpus = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    gpus.sort_unstable();
+    gpus.dedup();
+    Ok(gpus)
 }
 
 impl std::fmt::Debug for Nvml {
@@ -29,15 +61,15 @@ impl std::fmt::Debug for Nvml {
 
 #[cfg(feature = "nvml")]
 impl Nvml {
-    /// Loads the library.
+    /// Loads the library, to read the `wanted` GPUs, by index or UUID, or all where none is named.
     ///
     /// # Errors
-    /// A machine without it, or without a GPU.
-    pub fn load() -> Result<Nvml, Problem> {
+    /// A machine without it, without a GPU, or without one that is wanted.
+    pub fn load(wanted: &[String]) -> Result<Nvml, Problem> {
         let mut refusal = None;
         for name in LIBRARIES {
             match nvml_wrapper::Nvml::builder().lib_path(name.as_ref()).init() {
-                Ok(library) => return Nvml::with_gpus(library),
+                Ok(library) => return Nvml::with_gpus(library, wanted),
                 Err(error) => refusal = Some(error),
             }
         }
@@ -50,12 +82,16 @@ impl Nvml {
         Err(Problem::new(ProblemKind::Missing, reason))
     }
 
-    fn with_gpus(library: nvml_wrapper::Nvml) -> Result<Nvml, Problem> {
-        match library.device_count() {
-            Ok(0) => Err(Problem::new(ProblemKind::Missing, "NVML is here, and knows of no GPU")),
-            Ok(_) => Ok(Nvml { library: Arc::new(library) }),
-            Err(error) => Err(Problem::new(ProblemKind::Failing, format!("NVML: {error}"))),
+    fn with_gpus(library: nvml_wrapper::Nvml, wanted: &[String]) -> Result<Nvml, Problem> {
+        let uuids =
+            || (0..library.device_count()?).map(|index| library.device_by_index(index)?.uuid()).collect();
+        let uuids: Result<Vec<String>, NvmlError> = uuids();
+        let uuids = uuids.map_err(|error| Problem::new(ProblemKind::Failing, format!("NVML: {error}")))?;
+        if uuids.is_empty() {
+            return Err(Problem::new(ProblemKind::Missing, "NVML is here, and knows of no GPU"));
         }
+        let gpus = chosen(wanted, &uuids)?;
+        Ok(Nvml { library: Arc::new(library), gpus })
     }
 
     /// Utilization as the mean over the GPUs, memory as their sum.
@@ -71,8 +107,8 @@ impl Nvml {
 
     fn read(&self) -> Result<(Vec<f64>, u64), NvmlError> {
         let (mut busy, mut bytes) = (Vec::new(), 0);
-        for index in 0..self.library.device_count()? {
-            let device = self.library.device_by_index(index)?;
+        for index in &self.gpus {
+            let device = self.library.device_by_index(*index)?;
             match device.utilization_rates() {
                 Ok(rates) => busy.push(f64::from(rates.gpu)),
                 // A GPU that is split into instances has none.
@@ -91,12 +127,30 @@ impl Nvml {
     ///
     /// # Errors
     /// Always.
-    pub fn load() -> Result<Nvml, Problem> {
+    pub fn load(_: &[String]) -> Result<Nvml, Problem> {
         Err(Problem::new(ProblemKind::Missing, "this calibrate was built without NVML (the feature nvml)"))
     }
 
     #[allow(clippy::unused_self, reason = "there is none")]
     pub(super) fn poll(&self, _: RunClock) -> Result<Vec<Sample>, Problem> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gpus_of_a_server_are_told_from_others_by_index_or_uuid() {
+        let uuids = ["GPU-aa1", "GPU-bb2", "GPU-cc3"].map(str::to_owned);
+        let of = |wanted: &[&str]| {
+            chosen(&wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &uuids)
+        };
+        assert_eq!(of(&[]), Ok(vec![0, 1, 2]));
+        assert_eq!(of(&["2", "GPU-aa", "2"]), Ok(vec![0, 2]));
+        for wrong in ["3", "GPU-dd", "-1", ""] {
+            assert!(of(&[wrong]).unwrap_err().reason.contains("GPU-aa1, GPU-bb2"), "{wrong}");
+        }
     }
 }

@@ -47,12 +47,19 @@ pub struct Profile {
     pub apis: Vec<String>,
     /// Fields that every request gets beside the usual ones.
     pub request: serde_json::Map<String, serde_json::Value>,
+    /// What it is called among people.
+    pub title: String,
+    /// The port that it listens on where nothing else is said.
+    pub port: u16,
+    /// Its latency histograms in seconds: what each is the time of, and its metric.
+    pub latencies: Vec<(String, String)>,
     /// Port of its metrics, where that is not the port of its API.
     pub metrics_port: Option<u16>,
     /// Path of its metrics.
     pub metrics_path: String,
     recognized_by: Vec<String>,
     series: Vec<(Series, Vec<Reading>)>,
+    text: String,
 }
 
 /// Where the value of a series is found.
@@ -77,6 +84,21 @@ struct Reading {
     promql: Option<String>,
 }
 
+/// What a series is read from, for those who read it by way of others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gauge<'a> {
+    /// The metric.
+    pub metric: &'a str,
+    /// Labels that its series must carry; `a|b` takes either value.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The metric that the value is divided by.
+    pub per: Option<&'a str>,
+    /// What the value is multiplied with.
+    pub scale: f64,
+    /// Whether the sum of its series is the value, with nothing to reckon.
+    pub as_it_is: bool,
+}
+
 /// How the series of one metric make one value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,11 +118,28 @@ struct File {
     apis: Vec<String>,
     #[serde(default)]
     request: serde_json::Map<String, serde_json::Value>,
+    title: Option<String>,
+    #[serde(default = "port")]
+    port: u16,
+    #[serde(default)]
+    latencies: Vec<Histogram>,
     metrics_port: Option<u16>,
     #[serde(default = "metrics")]
     metrics_path: String,
     recognized_by: Vec<String>,
     series: BTreeMap<String, Vec<Reading>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Histogram {
+    title: String,
+    metric: String,
+}
+
+/// The port of Google's how-to page.
+fn port() -> u16 {
+    8000
 }
 
 fn one() -> f64 {
@@ -160,7 +199,15 @@ impl Profile {
                 "series has neither queue_size nor batch_size, so no target could follow".into(),
             ));
         }
+        let odd = file.latencies.iter().find(|histogram| !is_metric(&histogram.metric));
+        if let Some(odd) = odd {
+            return Err(fail(format!("latencies: '{}' is no name of a metric", odd.metric)));
+        }
         Ok(Profile {
+            title: file.title.unwrap_or_else(|| file.name.clone()),
+            port: file.port,
+            latencies: file.latencies.into_iter().map(|one| (one.title, one.metric)).collect(),
+            text: text.to_owned(),
             name: file.name,
             description: file.description,
             apis: file.apis,
@@ -170,6 +217,11 @@ impl Profile {
             recognized_by: file.recognized_by,
             series,
         })
+    }
+
+    /// Its text, unless it is a built-in one's.
+    pub fn own_text(&self) -> Option<String> {
+        (!BUILT_IN.iter().any(|(_, text)| *text == self.text)).then(|| self.text.clone())
     }
 
     /// The built-in profile of the server that shows such metrics, if it is one of the known ones.
@@ -194,8 +246,22 @@ impl Profile {
 
     /// The metrics that a series may be read from, the preferred one first.
     pub fn metrics_of(&self, series: Series) -> impl Iterator<Item = &str> {
+        self.gauges(series).map(|gauge| gauge.metric)
+    }
+
+    /// What a series may be read from, the preferred one first.
+    pub fn gauges(&self, series: Series) -> impl Iterator<Item = Gauge<'_>> {
         let readings = self.series.iter().find(|(known, _)| *known == series).map(|(_, readings)| readings);
-        readings.into_iter().flatten().map(|reading| reading.metric.as_str())
+        readings.into_iter().flatten().map(|reading| Gauge {
+            metric: &reading.metric,
+            labels: &reading.labels,
+            per: reading.per.as_deref(),
+            scale: reading.scale,
+            as_it_is: reading.promql.is_none()
+                && reading.per.is_none()
+                && reading.scale == 1.0
+                && reading.over == Over::Sum,
+        })
     }
 
     /// PromQL for a series, one value per group of `by`, over the series that `selector` takes
@@ -240,11 +306,34 @@ fn check(column: &str, readings: Vec<Reading>) -> Result<Vec<Reading>, String> {
             return Err(format!("series.{column}: scale must be a number other than 0"));
         }
         let names = reading.per.iter().chain([&reading.metric]);
-        if names.into_iter().any(|name| name.is_empty() || name.contains(['{', '}', '"', ' '])) {
-            return Err(format!("series.{column}: a metric is named without braces, quotes and spaces"));
+        if !names.into_iter().all(|name| is_metric(name)) {
+            return Err(format!(
+                "series.{column}: a metric is named without braces, quotes and spaces: by letters, digits, '_' and ':'"
+            ));
+        }
+        let fine = |value: &str| {
+            !value.is_empty() && value.chars().all(|c| c.is_alphanumeric() || "_-.:/|".contains(c))
+        };
+        if let Some((label, value)) =
+            reading.labels.iter().find(|(label, value)| !is_label(label) || !fine(value))
+        {
+            return Err(format!(
+                "series.{column}: the label {label}: '{value}' must be letters, digits, '_', '-', '.', ':' and '/'"
+            ));
         }
     }
     Ok(readings)
+}
+
+/// What goes into PromQL, manifests and a shell file as it is.
+fn is_metric(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+}
+
+fn is_label(name: &str) -> bool {
+    is_metric(name) && !name.contains(':')
 }
 
 impl Reading {
@@ -310,186 +399,4 @@ impl Over {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::measurement::Source;
-    use crate::observe::exposition::parse;
-    use crate::units::Seconds;
-
-    fn read(profile: &str, text: &str) -> Sample {
-        let mut sample = Sample::new(Seconds(1.0), Seconds(0.01), Source::Server, 0);
-        Profile::built_in(profile).unwrap().read(&parse(text).unwrap(), &mut sample);
-        sample
-    }
-
-    fn values(profile: &str, text: &str) -> [Option<f64>; 3] {
-        let sample = read(profile, text);
-        [Series::QueueSize, Series::BatchSize, Series::KvUsage].map(|series| sample.get(series))
-    }
-
-    const TGI_3: &str = include_str!("../../tests/fixtures/exposition/tgi-3.3.7.txt");
-    const TGI_2: &str = include_str!("../../tests/fixtures/exposition/tgi-2.0.4.txt");
-
-    #[test]
-    fn the_recorded_body_of_a_real_tgi_router_is_read() {
-        let sample = read("tgi", TGI_3);
-        let expected = [
-            (Series::QueueSize, 0.0),
-            (Series::BatchSize, 0.0),
-            (Series::DecodeCount, 6240.0),
-            (Series::DecodeSeconds, 154.596_141_376_000_1),
-            (Series::PrefillCount, 130.0),
-            (Series::JoinedRequests, 931.0),
-            (Series::TokenEvents, 93_100.0),
-            (Series::InputTokens, 186_200.0),
-            (Series::Successes, 931.0),
-            (Series::ConcatBackpressure, 64.0),
-            (Series::ConcatWaitExceeded, 12.0),
-        ];
-        for (series, value) in expected {
-            assert_eq!(sample.get(series), Some(value), "{series:?}");
-        }
-        for series in [Series::ConcatChunking, Series::KvUsage, Series::FailedOverloaded, Series::GpuUtil] {
-            assert_eq!(sample.get(series), None, "{series:?}");
-        }
-    }
-
-    #[test]
-    fn version_2_of_tgi_without_help_lines_is_read_too() {
-        let sample = read("tgi", TGI_2);
-        assert!(sample.get(Series::QueueSize).is_some() && sample.get(Series::TokenEvents).is_some());
-    }
-
-    #[test]
-    fn a_cold_server_shows_nothing_and_not_zeros() {
-        assert!(Profile::names().all(|name| read(name, "").is_empty()));
-    }
-
-    #[test]
-    fn every_tgi_since_0_9_shows_what_the_profile_reads_of_it() {
-        let profile = Profile::built_in("tgi").unwrap();
-        let names = include_str!("../../tests/fixtures/exposition/tgi-metric-names.txt");
-        let mut versions = 0;
-        for line in names.lines().filter(|line| !line.starts_with('#')) {
-            let (version, names) = line.split_once(' ').unwrap();
-            let names: Vec<&str> = names.split(' ').collect();
-            for series in profile.series() {
-                // Skipped tokens came with 1.4, chunking and the KV budget with 2.3.
-                let later = matches!(series, Series::TokenEvents | Series::KvUsage);
-                let metric = profile.metrics_of(series).next().unwrap();
-                let metric = metric.trim_end_matches("_sum").trim_end_matches("_count");
-                let shown =
-                    names.contains(&metric) || names.contains(&profile.metrics_of(series).next().unwrap());
-                assert!(shown || later && version < "1.4", "{version}: {metric}");
-            }
-            versions += 1;
-        }
-        assert_eq!(versions, 11);
-    }
-
-    #[test]
-    fn the_engines_of_vllm_add_up_and_the_old_name_of_the_kv_gauge_is_known() {
-        let text = |kv: &str| {
-            let series = |name: &str, values: [f64; 2]| {
-                let line = |(i, v): (usize, f64)| {
-                    format!("{name}{{engine=\"{i}\",model_name=\"m,\\\"x\\\"\"}} {v}\n")
-                };
-                values.into_iter().enumerate().map(line).collect::<String>()
-            };
-            series("vllm:num_requests_waiting", [3.0, 4.0])
-                + &series("vllm:num_requests_running", [10.0, 20.0])
-                + &series(kv, [0.5, 0.75])
-        };
-        let expected = [Some(7.0), Some(30.0), Some(0.625)];
-        assert_eq!(values("vllm", &text("vllm:kv_cache_usage_perc")), expected);
-        assert_eq!(values("vllm", &text("vllm:gpu_cache_usage_perc")), expected);
-        let both = text("vllm:kv_cache_usage_perc") + "vllm:gpu_cache_usage_perc{engine=\"0\"} 0.1\n";
-        assert_eq!(values("vllm", &both), expected, "the new name wins");
-        let aborted = "vllm:request_success_total{finished_reason=\"abort\"} 5\n\
-            vllm:request_success_total{finished_reason=\"stop\"} 7\nvllm:request_success_total{finished_reason=\"length\"} 1\n";
-        assert_eq!(read("vllm", aborted).get(Series::Successes), Some(8.0));
-    }
-
-    #[test]
-    fn the_other_servers_are_read_by_their_documented_names() {
-        let sglang = "sglang:num_queue_reqs{model_name=\"m\"} 2\nsglang:num_running_reqs{model_name=\"m\"} 9\n\
-            sglang:token_usage{model_name=\"m\"} 0.4\n";
-        let llama = "# TYPE llamacpp:requests_deferred gauge\nllamacpp:requests_deferred 46\nllamacpp:requests_processing 4\n";
-        let triton = "nv_trt_llm_request_metrics{model=\"t\",request_type=\"waiting\",version=\"1\"} 5\n\
-            nv_trt_llm_request_metrics{model=\"t\",request_type=\"active\",version=\"1\"} 12\n\
-            nv_trt_llm_request_metrics{model=\"t\",request_type=\"scheduled\",version=\"1\"} 7\n\
-            nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\",model=\"t\"} 0.25\n";
-        let jetstream = "jetstream_prefill_backlog_size{id=\"h\"} 3.0\n\
-            jetstream_slots_used_percentage{id=\"h\",idx=\"0\"} 0.5\njetstream_slots_used_percentage{id=\"h\",idx=\"1\"} 0.25\n";
-        let trtllm =
-            "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 2\ntrtllm_kv_cache_utilization 0.5\n";
-        for (name, text, expected) in [
-            ("sglang", sglang, [Some(2.0), Some(9.0), Some(0.4)]),
-            ("llamacpp", llama, [Some(46.0), Some(4.0), None]),
-            ("triton-trtllm", triton, [Some(5.0), Some(7.0), Some(0.25)]),
-            ("jetstream", jetstream, [Some(3.0), None, Some(0.375)]),
-            ("trtllm-serve", trtllm, [Some(1.0), Some(2.0), Some(0.5)]),
-            ("tgi", "tgi_queue_size 1\ntgi_batch_current_size 2\n", [Some(1.0), Some(2.0), None]),
-        ] {
-            assert_eq!(values(name, text), expected, "{name}");
-            let recognized = Profile::recognize(&parse(text).unwrap()).map(|profile| profile.name);
-            assert_eq!(recognized.as_deref(), Some(name));
-        }
-        assert_eq!(Profile::recognize(&parse("go_goroutines 7\n").unwrap()), None);
-    }
-
-    #[test]
-    fn promql_follows_from_the_profile() {
-        let vllm = Profile::built_in("vllm").unwrap();
-        assert_eq!(
-            vllm.promql(Series::KvUsage, "namespace=\"a\"", "pod").unwrap(),
-            "avg by (pod) (vllm:kv_cache_usage_perc{namespace=\"a\"}) or \
-             avg by (pod) (vllm:gpu_cache_usage_perc{namespace=\"a\"})"
-        );
-        assert_eq!(
-            vllm.promql(Series::Successes, "", "pod").unwrap(),
-            "sum by (pod) (vllm:request_success_total{finished_reason=~\"stop|length\"})"
-        );
-        let tgi = Profile::built_in("tgi").unwrap();
-        assert_eq!(
-            tgi.promql(Series::KvUsage, "", "pod").unwrap(),
-            "sum by (pod) (tgi_batch_current_max_tokens) / sum by (pod) (tgi_batch_max_total_tokens)"
-        );
-        assert_eq!(tgi.promql(Series::GpuUtil, "", "pod"), None);
-        assert_eq!(
-            tgi.promql_time(Series::QueueSize, "a=\"b\"", "pod").unwrap(),
-            "max by (pod) (timestamp(tgi_queue_size{a=\"b\"}))"
-        );
-    }
-
-    #[test]
-    fn a_wrong_profile_says_what_is_wrong_with_it() {
-        let head = "version: 1\nname: x\ndescription: x\nrecognized-by: []\n";
-        let fine = "apis: [chat]\nseries: {queue_size: [{metric: a}]}\n";
-        assert!(Profile::parse("x.yaml", &format!("{head}{fine}")).is_ok());
-        for (text, said) in [
-            (format!("{head}{fine}colour: red\n"), "colour"),
-            (format!("{head}apis: [chat]\nseries: {{queue_size: [{{metric: a, labls: {{}}}}]}}\n"), "labls"),
-            (
-                format!("{head}apis: [chat]\nseries: {{queue_sise: [{{metric: a}}]}}\n"),
-                "did you mean queue_size",
-            ),
-            (format!("{head}apis: [chat]\nseries: {{kv_usage: [{{metric: a}}]}}\n"), "neither queue_size"),
-            (format!("{head}apis: [chat]\nseries: {{queue_size: []}}\n"), "no readings"),
-            (
-                format!("{head}apis: [chat]\nseries: {{queue_size: [{{metric: 'a{{b=1}}'}}]}}\n"),
-                "without braces",
-            ),
-            (format!("{head}apis: [chat]\nseries: {{queue_size: [{{metric: a, scale: 0}}]}}\n"), "scale"),
-            (format!("{head}apis: [grpc]\nseries: {{queue_size: [{{metric: a}}]}}\n"), "'grpc'"),
-            (format!("{head}apis: []\nseries: {{queue_size: [{{metric: a}}]}}\n"), "apis is empty"),
-            (head.replace("version: 1", "version: 9") + fine, "its version is 9"),
-            (String::new(), "x.yaml"),
-        ] {
-            let message = Profile::parse("x.yaml", &text).unwrap_err().to_string();
-            assert!(message.contains(said) && message.contains("x.yaml"), "{said}: {message}");
-        }
-        let message = Profile::built_in("vlm").unwrap_err().to_string();
-        assert!(message.contains("did you mean vllm?") && message.contains("sglang"), "{message}");
-    }
-}
+mod tests;

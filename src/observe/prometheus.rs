@@ -9,7 +9,7 @@ use super::replicas::ReplicaNames;
 use crate::measurement::{RunClock, Sample, Series, Source};
 use crate::units::Seconds;
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// Time between two questions.
@@ -53,7 +53,8 @@ pub struct Prometheus {
     names: ReplicaNames,
     replicas: u32,
     asked_until: Option<f64>,
-    newest: BTreeMap<u32, f64>,
+    /// The newest sample of each series of a replica, in milliseconds.
+    newest: HashMap<(u32, Series), u64>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +101,7 @@ impl Prometheus {
             names,
             replicas,
             asked_until: None,
-            newest: BTreeMap::new(),
+            newest: HashMap::new(),
         }
     }
 
@@ -145,6 +146,11 @@ impl Prometheus {
         }
     }
 
+    /// The series that are stamped with the time of the question, since nothing says the time of their samples.
+    pub(super) fn without_times(&self) -> impl Iterator<Item = Series> {
+        self.queries.iter().filter(|query| query.times.is_none()).map(|query| query.series)
+    }
+
     /// How far its clock is from this machine's, in seconds.
     async fn clock_offset(&self) -> Result<f64, Problem> {
         let before = RunClock::wall();
@@ -181,12 +187,15 @@ impl Prometheus {
             let stamps = self.by_replica(&query, stamps)?;
             let arrived = clock.now();
             for (replica, (_, value)) in self.by_replica(&query, found)?.into_iter().filter_map(first) {
-                let stamp = stamps.get(&replica).and_then(|stamps| Some(clock.of_wall(stamps.first()?.1)));
+                let stamp = stamps.get(&replica).and_then(|stamps| stamps.first());
+                let stamp = stamp.map(|(_, stamp)| clock.of_wall(*stamp));
                 let sample = samples.entry(replica).or_insert_with(|| {
                     let sample =
                         Sample::new(stamp.unwrap_or(arrived), Seconds::ZERO, Source::Prometheus, replica);
                     sample.received(arrived - time, arrived)
                 });
+                // Several series are as old as the oldest of them.
+                sample.time = stamp.map_or(sample.time, |stamp| sample.time.min(stamp));
                 sample.set(query.series, Some(value));
             }
         }
@@ -230,15 +239,11 @@ impl Prometheus {
         found: Vec<Found>,
     ) -> Result<BTreeMap<u32, Vec<(f64, f64)>>, Problem> {
         let (mut values, mut labels) = (BTreeMap::new(), BTreeMap::<u32, Labels>::new());
+        for one in &found {
+            self.number(&one.metric);
+        }
         for one in found {
-            let label =
-                |name: &str| one.metric.get(name).map(String::as_str).filter(|value| !value.is_empty());
-            let pod = label("exported_pod").or_else(|| label("pod"));
-            let number = match (pod, label("instance")) {
-                (None, None) => Some(0),
-                (pod, address) => self.names.number(pod, address),
-            };
-            let Some(replica) = number else { continue };
+            let Some(replica) = self.number(&one.metric) else { continue };
             if let Some(other) = labels.insert(replica, one.metric.clone()) {
                 let reason = format!(
                     "{} gives several series where one per replica is expected: {} and {}; take one of them \
@@ -254,6 +259,15 @@ impl Prometheus {
             values.insert(replica, points.collect());
         }
         Ok(values)
+    }
+
+    /// The replica that a series is of.
+    fn number(&mut self, labels: &Labels) -> Option<u32> {
+        let label = |name: &str| labels.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        match (label("exported_pod").or_else(|| label("pod")), label("instance")) {
+            (None, None) => Some(0),
+            (pod, address) => self.names.number(pod, address),
+        }
     }
 
     async fn range(
@@ -281,6 +295,7 @@ impl Prometheus {
             return Ok(Vec::new());
         }
         let mut rows: BTreeMap<(u32, u64), Sample> = BTreeMap::new();
+        let mut newest = self.newest.clone();
         for query in self.queries.clone() {
             let times = match &query.times {
                 Some(times) => self.range(&query, times, from, to).await?,
@@ -293,23 +308,22 @@ impl Prometheus {
                     let stamp = stamps.and_then(|stamps| stamps.iter().find(|(at, _)| *at == evaluated));
                     let stamp = stamp.map_or(evaluated, |(_, stamp)| *stamp);
                     // Milliseconds are as fine as Prometheus keeps time.
-                    let row = rows.entry((replica, (stamp * 1000.0).round() as u64)).or_insert_with(|| {
+                    let millis = (stamp * 1000.0).round() as u64;
+                    let series = (replica, query.series);
+                    if self.newest.get(&series).is_some_and(|before| millis <= *before) {
+                        continue;
+                    }
+                    newest.entry(series).and_modify(|last| *last = millis.max(*last)).or_insert(millis);
+                    let row = rows.entry((replica, millis)).or_insert_with(|| {
                         Sample::new(clock.of_wall(stamp), Seconds::ZERO, Source::Prometheus, replica)
                     });
                     row.set(query.series, Some(value));
                 }
             }
         }
-        self.asked_until = Some(to);
+        (self.asked_until, self.newest) = (Some(to), newest);
         let arrived = clock.now();
-        let newest = &mut self.newest;
-        let fresh = rows.into_iter().filter(|((replica, stamp), _)| {
-            let stamp = *stamp as f64;
-            let before = newest.insert(*replica, stamp).unwrap_or(f64::NEG_INFINITY);
-            newest.insert(*replica, stamp.max(before));
-            stamp > before
-        });
-        Ok(fresh.map(|(_, sample)| sample.received(arrived - time, arrived)).collect())
+        Ok(rows.into_values().map(|sample| sample.received(arrived - time, arrived)).collect())
     }
 }
 

@@ -64,6 +64,9 @@ pub struct TargetFacts {
     /// Its kind: the name of its profile. `None`: TGI, in runs that know no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Its profile itself, where that is the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// The body of its `/info`, or of its `/v1/models` where it is not TGI.
     pub info: Option<serde_json::Value>,
     /// End-to-end latency of one request alone, before the load, seconds.

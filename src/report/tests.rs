@@ -172,6 +172,7 @@ fn prediction() -> Prediction {
         uncertainty: Uncertainty {
             shares: vec![Share { name: "drift of the server", share: 0.01 }],
             total: 0.01,
+            unseen_limit: 0.0,
         },
         production: Replicas(2),
         limited_by: "ttft:p95:2s".parse().unwrap(),

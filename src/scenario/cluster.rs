@@ -27,7 +27,7 @@ pub struct ClusterSettings {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Port of /metrics: number, name, or NAME:NUMBER [default: 8000]
+    /// Port of /metrics: number, name, or NAME:NUMBER [default: metrics:8000]
     #[arg(long = "metrics-port", value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_port: Option<String>,
@@ -43,6 +43,10 @@ pub struct ClusterSettings {
     #[arg(long = "prometheus-address", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prometheus_address: Option<String>,
+    /// Namespace of the DCGM exporter [default: gmp-public]
+    #[arg(long = "dcgm-namespace", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dcgm_namespace: Option<String>,
     /// GKE cluster, for the selectors of External metrics
     #[arg(long = "cluster-name", visible_alias = "cluster", value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +78,7 @@ impl ClusterSettings {
             project: self.project.or(below.project),
             cluster_version: self.cluster_version.or(below.cluster_version),
             prometheus_address: self.prometheus_address.or(below.prometheus_address),
+            dcgm_namespace: self.dcgm_namespace.or(below.dcgm_namespace),
             cluster_name: self.cluster_name.or(below.cluster_name),
             location: self.location.or(below.location),
             min_replicas: self.min_replicas.or(below.min_replicas),

@@ -44,7 +44,7 @@ source_settings! {
     /// Google project whose Cloud Monitoring has the duty cycle of the accelerators
     #[arg(long, value_name = "PROJECT")]
     cloud_monitoring: String,
-    /// Metric of Cloud Monitoring, SERIES=TYPE (repeatable) [default: gpu_util=kubernetes.io/container/accelerator/duty_cycle]
+    /// Metric of Cloud Monitoring, SERIES=TYPE, or SERIES=TYPE AND CONDITIONS of its own (repeatable) [default: gpu_util=kubernetes.io/container/accelerator/duty_cycle]
     #[arg(long, value_name = "SPEC", action = clap::ArgAction::Append)]
     cloud_monitoring_metric: Vec<String>,
     /// Filter for Cloud Monitoring in place of the one from --cluster-name, --location, --namespace and --container
@@ -65,6 +65,9 @@ source_settings! {
     /// Read the GPUs of this machine by NVIDIA's library, for a server that runs here
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     nvml: bool,
+    /// GPU of the server, by index or UUID (repeatable); the others of this machine are left out [default: those in CUDA_VISIBLE_DEVICES, else all]
+    #[arg(long, value_name = "GPU", requires = "nvml", action = clap::ArgAction::Append)]
+    nvml_gpu: Vec<String>,
     /// Where Google credentials come from: default, metadata or file:KEY.json [default: default]
     #[arg(long, value_name = "PLACE")]
     google_credentials: String,
@@ -104,6 +107,11 @@ impl SourceSettings {
             }
             None => (given.to_owned(), false),
         })
+    }
+
+    /// Whether Prometheus is Google's Managed Service.
+    pub fn is_managed(&self) -> bool {
+        self.prometheus.as_deref().is_some_and(|given| given.starts_with(MANAGED))
     }
 
     /// Checks what can be checked without asking anyone.

@@ -129,7 +129,7 @@ fn lateness(measured: &Measured) -> Option<ValidityCheck> {
     let said = said.collect::<Vec<_>>().join("; ");
     let name = "lag of what an HPA sees";
     Some(if said.is_empty() {
-        let detail = "not known: too few samples by way of others, or a load too even to tell";
+        let detail = "not known: too few samples by way of others, a load too even to tell, or a lag of more than two minutes";
         check(name, Verdict::Remark, detail.to_owned())
     } else {
         check(name, Verdict::Valid, said)

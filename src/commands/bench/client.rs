@@ -200,6 +200,7 @@ fn info() -> RunInfo {
             url: String::new(),
             simulated: true,
             kind: None,
+            profile: None,
             info: None,
             single_latency: None,
             replicas: 1,

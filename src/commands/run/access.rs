@@ -15,6 +15,8 @@ pub(in crate::commands) struct Access {
     pub own_metrics: reqwest::Client,
     /// For metrics from elsewhere: without, since a secret is for the target alone.
     pub other_metrics: reqwest::Client,
+    /// For Google's APIs, which may lie behind a proxy.
+    pub google: reqwest::Client,
     certificates: Vec<reqwest::Certificate>,
 }
 
@@ -31,6 +33,7 @@ impl Access {
             load: client(load, &certificates, headers.clone())?,
             own_metrics: client(observe::client_builder(), &certificates, headers)?,
             other_metrics: client(observe::client_builder(), &certificates, HeaderMap::new())?,
+            google: client(observe::api_client_builder(), &certificates, HeaderMap::new())?,
             certificates,
         })
     }

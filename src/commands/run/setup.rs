@@ -154,7 +154,10 @@ pub(in crate::commands) async fn reach(
 ) -> Result<(Target, Arc<Profile>), Failure> {
     let as_any = Target::new(url, wire(scenario, Api::Generate), access.load.clone()).or_exit(Exit::Usage)?;
     safety::check(&as_any.url(""), scenario.i_own_this_target).await?;
-    let profile = server::profile(scenario, &as_any, access, simulated).await?;
+    let (profile, remark) = server::profile(scenario, &as_any, access, simulated).await?;
+    if let Some(remark) = remark {
+        console.warn(&remark);
+    }
     let api = server::api(scenario, &profile)?;
     let target = Target::new(url, wire(scenario, api), access.load.clone()).or_exit(Exit::Usage)?;
     let target = server::spoken_to(target, scenario, &profile, api).await?;
@@ -162,6 +165,17 @@ pub(in crate::commands) async fn reach(
         console.note(&format!("the server is read as {}: {}", profile.name, profile.description));
     }
     Ok((target, Arc::new(profile)))
+}
+
+/// The server as its sources are made for it, where it cannot be reached.
+pub(in crate::commands) fn unreached(
+    scenario: &Scenario,
+    url: &str,
+    access: &Access,
+) -> Result<(Target, Arc<Profile>), Failure> {
+    let profile = if scenario.server == "auto" { "tgi" } else { &scenario.server };
+    let target = Target::new(url, wire(scenario, Api::Generate), access.load.clone()).or_exit(Exit::Usage)?;
+    Ok((target, Arc::new(server::named(profile)?)))
 }
 
 pub(in crate::commands) fn sources_of<'a>(
@@ -172,12 +186,7 @@ pub(in crate::commands) fn sources_of<'a>(
     simulated: bool,
 ) -> Sources<'a> {
     let own = target.url("");
-    let mut metrics = target.url(&profile.metrics_path);
-    if let Some(port) = profile.metrics_port
-        && metrics.set_port(Some(port)).is_ok()
-    {
-        metrics.set_path(&profile.metrics_path);
-    }
+    let metrics = server::metrics_of(target, profile);
     let own_gpu = simulated.then(|| target.url("gpu/metrics").to_string());
     let profile = Arc::clone(profile);
     Sources { scenario, profile, access, own, own_metrics: metrics.to_string(), own_gpu }
@@ -277,6 +286,7 @@ fn target_facts(
         url: url.to_owned(),
         simulated,
         kind: Some(profile.name.clone()),
+        profile: profile.own_text(),
         info: Some(probe.info.clone()),
         single_latency: Some(probe.single_latency),
         replicas: scenario.replicas,
