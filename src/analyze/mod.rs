@@ -47,18 +47,19 @@ pub struct Measured<'a> {
 
 /// Analyzes a whole run. `known` is what its record says of the server besides.
 pub fn analyze(measured: &Measured, slos: &[Slo], known: &Known) -> Analysis {
-    with_prediction(measured, slos, || server_model::predict(measured, slos, known))
+    with_prediction(measured, slos, known.production, || server_model::predict(measured, slos, known))
 }
 
 /// The same from what clients saw alone, without the server that is fitted to its counters, which takes a
 /// thousand times as long.
 pub fn analyze_clients(measured: &Measured, slos: &[Slo]) -> Analysis {
-    with_prediction(measured, slos, || Err(server_model::NoPrediction::NotAsked))
+    with_prediction(measured, slos, measured.replicas, || Err(server_model::NoPrediction::NotAsked))
 }
 
 fn with_prediction(
     measured: &Measured,
     slos: &[Slo],
+    production: Replicas,
     predict: impl FnOnce() -> Result<server_model::Prediction, server_model::NoPrediction>,
 ) -> Analysis {
     let steps = analyze_steps(measured, slos);
@@ -79,7 +80,7 @@ fn with_prediction(
         surface: surface::surface(&steps, measured, played),
         prediction,
         replicas: measured.replicas,
-        production: known.production,
+        production,
         timeline: timeline::build(measured),
         validity,
         capacity,

@@ -7,7 +7,9 @@ use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, HpaMetric};
 use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
-use crate::manifest::{self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects};
+use crate::manifest::{
+    self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects,
+};
 use crate::observe::Profile;
 use crate::recommend::{Assumptions, LagOrigin, Recommendation, Target, Term};
 use crate::record;

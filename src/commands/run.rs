@@ -139,7 +139,7 @@ async fn drive(
     stop: Arc<watch::Sender<StopLevel>>,
     stop_changes: watch::Receiver<StopLevel>,
 ) -> Result<(PathBuf, Ended), Failure> {
-    let interrupted = stop_changes.clone();
+    let mut interrupted = stop_changes.clone();
     let prepared = Setup::prepare(&scenario, earlier.as_ref(), console, stop_changes);
     let setup = unless_interrupted(&interrupted, prepared).await?;
     let watching = reached.as_ref().map(|reached| reached.watch(&setup.live, setup.clock));

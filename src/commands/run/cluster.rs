@@ -357,6 +357,7 @@ impl Held {
             project: gke.map(|[project, ..]| project.to_owned()),
             cluster_version: Some(version.clone()),
             prometheus_address: None,
+            dcgm_namespace: None,
             cluster_name: gke.map(|[.., name]| name.to_owned()),
             location: gke.map(|[_, location, _]| location.to_owned()),
             min_replicas: min,

@@ -155,7 +155,8 @@ pub(super) fn custom_metric(
             ));
         }
     };
-    let plain = ApiMetric::new(series, name, format!("app={}", names.app));
+    let (label, value) = names.label();
+    let plain = ApiMetric::new(series, name, format!("{label}={value}"));
     let Some(gauge) = reading else { return Ok(plain) };
     let prefix = if plain.name.starts_with("prometheus.googleapis.com|") { "metric.labels." } else { "" };
     let one = |(label, value): (&String, &String)| match value.split('|').collect::<Vec<_>>()[..] {
