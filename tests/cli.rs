@@ -260,7 +260,7 @@ fn bad_input_is_refused_with_the_way_out() {
         (vec!["recommend", &busy, "--metric", "bacth"], "did you mean batch?"),
         (vec!["recommend", &busy, "--slo", "tftt:p95:1s"], "did you mean ttft?"),
         (vec!["manifests", "--target", "bacth=5"], "did you mean batch?"),
-        (vec!["simulate", &busy, "--traffic", "trace:/nowhere.csv"], "is no run directory"),
+        (vec!["simulate", &busy, "--traffic", "trace:/nowhere.csv"], "/nowhere.csv; look at its path"),
         (vec!["lint", "/nowhere.yaml"], "cannot read /nowhere.yaml; look at its path"),
         (vec!["study", "--server-model", "/nowhere.yaml"], "/nowhere.yaml; look at its path"),
         (vec!["gate", &busy, "--slo", "ttft:p95"], "like ttft:p95:2s"),
