@@ -547,7 +547,7 @@ fn the_gpus_of_a_replica_are_waited_for_and_counted() {
             return Reply::json(&late);
         }
         // The newest point of the second GPU is late by one question.
-        let known = if asked.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 0 };
+        let known = usize::from(asked.fetch_add(1, Ordering::SeqCst) == 0);
         let second = [point(10.0, "80"), point(70.0, "60")];
         let second = retimed(&second, &times);
         Reply::json(
@@ -1032,12 +1032,17 @@ fn sample_run_seen_late(run: &Path, late: f64) {
     for second in (0..).map(|i| f64::from(i) * 2.0).take_while(|second| *second < direct.last().unwrap().0) {
         let Some((_, batch)) = direct.iter().rev().find(|(time, _)| *time <= second - late) else { continue };
         let mut row = vec![String::new(); columns];
-        row[place("time")] = format!("{second:.6}");
-        row[place("took")] = "0.001000".to_owned();
-        row[place("source")] = "custom-metrics".to_owned();
-        row[place("replica")] = "0".to_owned();
-        row[place("batch_size")] = format!("{batch}");
-        row[place("arrived")] = format!("{second:.6}");
+        let (time, batch) = (format!("{second:.6}"), batch.to_string());
+        for (column, value) in [
+            ("time", time.as_str()),
+            ("took", "0.001000"),
+            ("source", "custom-metrics"),
+            ("replica", "0"),
+            ("batch_size", &batch),
+            ("arrived", &time),
+        ] {
+            value.clone_into(&mut row[place(column)]);
+        }
         rows += &(row.join(",") + "\n");
     }
     let mut file = fs::OpenOptions::new().append(true).open(run.join("samples.csv")).unwrap();
@@ -1355,7 +1360,12 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
     assert_eq!(failed.len(), lost.load(Ordering::SeqCst), "{document:#}");
     let nothing = calibrate(&["doctor", "--target", "http://127.0.0.1:1", "--json"]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
-    // With the server down the sources are looked at all the same, and what cannot even be asked has a mend.
+}
+
+#[test]
+fn with_the_server_down_the_sources_are_looked_at_and_what_cannot_be_asked_has_a_mend() {
+    let server = doubles::tgi();
+    let directory = TempDir::new().unwrap();
     let down = calibrate(&["doctor", "--target", "http://127.0.0.1:1", "--server", "vllm", "--json"])
         .args(["--gpu-metrics-url", &format!("{}/gpu/metrics", server.url), "--custom-metric", "queue_size"])
         .env("KUBECONFIG", directory.path().join("none"))
