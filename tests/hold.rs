@@ -246,7 +246,7 @@ fn expire(api: &ApiServer) {
     };
     for name in leases {
         api.change("leases", &name, |lease| {
-            lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z".into()
+            lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z".into();
         });
     }
 }
@@ -260,9 +260,8 @@ async fn hold_and_let_go(cluster: Cluster) {
 
 /// Kills a calibration at its n-th request, before or after that was done: nothing of it runs any more, not
 /// even what would run when it is dropped. Then puts everything back, and compares.
-async fn killed_at(request: u64, applied: bool) {
-    let api = autoscaled();
-    let before = owned_by_the_user(&api);
+async fn killed_at(api: &ApiServer, request: u64, applied: bool) {
+    let before = owned_by_the_user(api);
     api.hang_at(request, applied);
     let address = api.address();
     let (kill, killed) = tokio::sync::oneshot::channel::<()>();
@@ -290,10 +289,10 @@ async fn killed_at(request: u64, applied: bool) {
     if killed {
         // What was on its way when it was killed arrives.
         tokio::time::sleep(Duration::from_millis(30)).await;
-        expire(&api);
-        restore_all(&cluster(&api), "default", TIMES).await.unwrap();
+        expire(api);
+        restore_all(&cluster(api), "default", TIMES).await.unwrap();
     }
-    assert_eq!(owned_by_the_user(&api), before, "killed at request {request}, applied: {applied}");
+    assert_eq!(owned_by_the_user(api), before, "killed at request {request}, applied: {applied}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,10 +306,14 @@ async fn after_a_kill_at_any_moment_everything_is_byte_for_byte_as_it_was() {
         .flat_map(|_| (1..=requests).flat_map(|request| [(request, false), (request, true)]))
         .take(200)
         .collect();
-    for some in moments.chunks(10) {
-        let kills = some.iter().map(|(request, applied)| killed_at(*request, *applied));
-        futures::future::join_all(kills).await;
-    }
+    // One server after the other is left behind, and found, by twenty killed calibrations.
+    let servers = moments.chunks(20).map(async |some| {
+        let api = autoscaled();
+        for (request, applied) in some {
+            killed_at(&api, *request, *applied).await;
+        }
+    });
+    futures::future::join_all(servers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,11 +352,13 @@ async fn an_autoscaler_whose_lease_someone_took_away_is_put_back_by_its_annotati
 async fn a_real_cluster_is_left_as_it_was() {
     use k8s_openapi::api::core::v1::Namespace;
     use kube::api::{Api, DeleteParams, PostParams};
+    use kube::config::KubeConfigOptions;
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let path =
         std::env::var("CALIBRATE_TEST_KUBECONFIG").expect("CALIBRATE_TEST_KUBECONFIG names a kubeconfig");
     let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     let namespace = format!("calibrate-test-{}", std::process::id());
     let identity = Identity {
         context: Some("test".to_owned()),

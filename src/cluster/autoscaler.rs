@@ -157,7 +157,7 @@ fn at(object: &Value, path: &[&str]) -> Value {
 
 /// A patch that brings a field from one value to another and sets or removes the annotation, if the object
 /// is still at its version.
-fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Option<String>) -> Value {
+fn patch(kind: AutoscalerKind, object: &Value, to: &Value, annotation: Option<&str>) -> Value {
     let from = at(object, kind.field());
     let mut patch = json!({
         "metadata": {
@@ -194,7 +194,7 @@ pub(super) async fn pause(
             Some(_) => autoscaler.original.clone(),
             None => at(object, kind.field()),
         };
-        Some(patch(kind, object, &kind.paused(&original), Some(original.to_string())))
+        Some(patch(kind, object, &kind.paused(&original), Some(&original.to_string())))
     })
     .await
     .map(|_| ())
@@ -312,7 +312,7 @@ mod tests {
         let original = json!({ "scaleDown": { "stabilizationWindowSeconds": 60, "selectPolicy": "Max" } });
         let object = hpa(&original);
         let paused = AutoscalerKind::Hpa.paused(&original);
-        let there = patch(AutoscalerKind::Hpa, &object, &paused, Some(original.to_string()));
+        let there = patch(AutoscalerKind::Hpa, &object, &paused, Some(&original.to_string()));
         let behavior =
             json!({ "scaleUp": { "selectPolicy": "Disabled" }, "scaleDown": { "selectPolicy": "Disabled" } });
         assert_eq!(there["spec"]["behavior"], behavior);

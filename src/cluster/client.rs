@@ -84,6 +84,17 @@ pub struct Identity {
     pub namespace: String,
 }
 
+impl Identity {
+    /// Project, location and name of a GKE cluster, as gcloud writes them into a kubeconfig:
+    /// `gke_PROJECT_LOCATION_NAME`.
+    pub fn gke(&self) -> Option<[&str; 3]> {
+        let name = self.cluster.as_deref()?.strip_prefix("gke_")?;
+        let mut parts = name.split('_');
+        let found = [parts.next()?, parts.next()?, parts.next()?];
+        (parts.next().is_none() && found.iter().all(|part| !part.is_empty())).then_some(found)
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.context, &self.cluster) {
@@ -344,5 +355,25 @@ impl Cluster {
             ClusterError::of(asked, &error)
         })?;
         Ok(version.git_version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gcloud_s_names_of_clusters_are_read() {
+        let named = |cluster: &str| Identity {
+            context: None,
+            cluster: Some(cluster.to_owned()),
+            server: String::new(),
+            namespace: String::new(),
+        };
+        let gke = named("gke_my-project_europe-west4_llm");
+        assert_eq!(gke.gke(), Some(["my-project", "europe-west4", "llm"]));
+        for other in ["kind-kind", "gke_a_b", "gke_a_b_c_d", "gke__b_c"] {
+            assert_eq!(named(other).gke(), None, "{other}");
+        }
     }
 }

@@ -383,13 +383,13 @@ impl ApiServer {
     /// Allows nothing but what the `rules` of these Roles and ClusterRoles grant; those of Roles in their
     /// namespace.
     pub fn allow_only(&self, roles: &[Value]) {
-        let rules = roles.iter().flat_map(|role| {
+        let granted = roles.iter().flat_map(|role| {
             let namespace = (role["kind"] == "Role")
                 .then(|| role["metadata"]["namespace"].as_str().unwrap_or("default").to_owned());
             let own = role["rules"].as_array().cloned().unwrap_or_default();
             own.into_iter().map(move |rule| (namespace.clone(), rule))
         });
-        self.state().rights.only = Some(rules.collect());
+        self.state().rights.only = Some(granted.collect());
     }
 
     /// Gives `answer` to the requests of a kind, `times` times, after `after` of them were answered well. `*`

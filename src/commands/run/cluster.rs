@@ -5,13 +5,13 @@ use super::setup;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{
-    self, Change, Choice, Cluster, ClusterError, Forwarder, Hold, HoldError, Journal, LeaseTimes, Target,
-    TargetError, TargetName, Way, Wish, pods, pods::Pod,
+    self, Autoscaler, AutoscalerKind, Change, Choice, Cluster, ClusterError, Forwarder, Hold, HoldError,
+    Journal, LeaseTimes, Target, TargetError, TargetName, Way, Wish, pods, pods::Pod,
 };
 use crate::commands::server;
 use crate::measurement::{Event, PodStart, RunClock};
 use crate::record::{CLUSTER_CHANGES, write_file};
-use crate::scenario::{Scenario, Settings, Via};
+use crate::scenario::{ClusterSettings, Scenario, Settings, Via};
 use crate::units::Seconds;
 use anyhow::anyhow;
 use std::io::{self, IsTerminal};
@@ -40,6 +40,8 @@ pub(super) struct Found {
     scenario: Scenario,
     directory: PathBuf,
     version: String,
+    /// The one HPA on it, whose name and bounds a new one takes over.
+    hpa: Option<Autoscaler>,
     console: Console,
 }
 
@@ -106,7 +108,10 @@ impl Found {
             target.port,
             target.model.as_ref().map_or(String::new(), |model| format!(", model {model}")),
         ));
-        let found = Found { cluster, target, scenario: scenario.clone(), directory, version, console };
+        let mut hpas = cluster::autoscalers(&cluster, &target).await.or_exit(Exit::Failed)?;
+        hpas.retain(|one| one.kind == AutoscalerKind::Hpa);
+        let hpa = if hpas.len() == 1 { hpas.pop() } else { None };
+        let found = Found { cluster, target, scenario: scenario.clone(), directory, version, hpa, console };
         let changes =
             cluster::plan(&found.cluster, &found.target, &found.wish("")).await.map_err(hold_failure)?;
         if !changes.iter().any(|change| matches!(change, Change::Scaled { .. })) {
@@ -312,13 +317,26 @@ impl Held {
 
     /// The scenario with what the objects say. Recorded is the workload, and not the local addresses.
     fn scenario(&self, pods: &[Pod], url: String, metrics: Vec<String>) -> Result<Scenario, Failure> {
-        let Found { target, scenario, version, directory, .. } = &self.found;
+        let Found { target, scenario, directory, .. } = &self.found;
         let mut settings = scenario.settings.clone();
         settings.out = Some(directory.clone());
         settings.replicas = Some(pods.len() as u32);
         if target.gpus > 1 && settings.gpus_per_replica.is_none_or(|gpus| gpus == 1) {
             settings.gpus_per_replica = Some(target.gpus);
         }
+        self.name(&mut settings.cluster);
+        let recorded = Settings { target: None, metrics_url: None, preset: None, ..settings.clone() };
+        settings.target = Some(url);
+        settings.metrics_url = Some(metrics);
+        settings.sources.pod = Some(pods.iter().map(|pod| pod.name.clone()).collect());
+        let mut resolved = settings.resolve().or_exit(Exit::Usage)?;
+        resolved.settings = recorded;
+        Ok(resolved)
+    }
+
+    /// Fills in the names for the manifests that the user did not give.
+    fn name(&self, names: &mut ClusterSettings) {
+        let Found { cluster, target, version, hpa, .. } = &self.found;
         let port = match &target.port.name {
             Some(name) => format!("{name}:{}", target.port.number),
             None => target.port.number.to_string(),
@@ -327,22 +345,24 @@ impl Held {
             "app" => value.clone(),
             key => format!("{key}={value}"),
         });
-        let names = &mut settings.cluster;
-        names.deployment.get_or_insert_with(|| target.name.clone());
-        names.namespace.get_or_insert_with(|| target.namespace.clone());
-        names.container.get_or_insert_with(|| target.container.clone());
-        names.metrics_port.get_or_insert(port);
-        names.app = names.app.take().or(label);
-        if names.cluster_version.is_none() {
-            names.cluster_version = Some(version.clone());
-        }
-        let recorded = Settings { target: None, metrics_url: None, preset: None, ..settings.clone() };
-        settings.target = Some(url);
-        settings.metrics_url = Some(metrics);
-        settings.sources.pod = Some(pods.iter().map(|pod| pod.name.clone()).collect());
-        let mut resolved = settings.resolve().or_exit(Exit::Usage)?;
-        resolved.settings = recorded;
-        Ok(resolved)
+        let gke = cluster.identity().gke();
+        let (min, max) = hpa.as_ref().and_then(|hpa| hpa.bounds).unzip();
+        let found = ClusterSettings {
+            deployment: Some(target.name.clone()),
+            hpa_name: hpa.as_ref().map(|hpa| hpa.name.clone()),
+            namespace: Some(target.namespace.clone()),
+            app: label,
+            container: Some(target.container.clone()),
+            metrics_port: Some(port),
+            project: gke.map(|[project, ..]| project.to_owned()),
+            cluster_version: Some(version.clone()),
+            prometheus_address: None,
+            cluster_name: gke.map(|[.., name]| name.to_owned()),
+            location: gke.map(|[_, location, _]| location.to_owned()),
+            min_replicas: min,
+            max_replicas: max,
+        };
+        *names = std::mem::take(names).over(found);
     }
 
     /// Leaves the workload as it was found, and says so in the run's directory.
