@@ -54,8 +54,7 @@ impl Servers {
             let text = self.runtime.block_on(async {
                 reqwest::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()
             })?;
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-            line
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         };
         addresses.into_iter().filter_map(read).collect()
     }
