@@ -152,8 +152,7 @@ fn an_existing_hpa_comes_back_byte_by_byte_with_its_owners() {
     let applied = stage.hpa();
     assert_ne!(applied["spec"], before["spec"]);
     // The controller writes the status between the look and the change, so the first try is stale.
-    let stale = Answer::recorded("put-409-conflict");
-    stage.api.fail("update", "horizontalpodautoscalers", 0, 1, stale);
+    stage.api.fail("update", "horizontalpodautoscalers", 0, 1, Answer::recorded("put-409-conflict"));
     let text = succeeds(&stage.calibrate("rollback", &["--yes"]));
     assert!(text.contains("restored  the HPA 'gemma-server'"), "{text}");
     let after = stage.hpa();

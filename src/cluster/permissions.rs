@@ -70,6 +70,20 @@ pub struct Rule {
     pub why: &'static str,
 }
 
+impl Rule {
+    /// What the API server is asked of each verb.
+    pub fn asked(&self, namespace: &str) -> Vec<Asked> {
+        let asked = |verb: &&'static str| Asked {
+            verb,
+            group: self.group.clone(),
+            resource: self.resource.clone(),
+            namespace: Some(namespace.to_owned()),
+            name: None,
+        };
+        self.verbs.iter().map(asked).collect()
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verbs = self.verbs.join(", ");
@@ -208,16 +222,9 @@ pub async fn denied(cluster: &Cluster, namespace: &str, rules: &[Rule]) -> Resul
     let mut denied = Vec::new();
     for rule in rules {
         let mut verbs = Vec::new();
-        for verb in &rule.verbs {
-            let asked = Asked {
-                verb,
-                group: rule.group.clone(),
-                resource: rule.resource.clone(),
-                namespace: Some(namespace.to_owned()),
-                name: None,
-            };
+        for asked in rule.asked(namespace) {
             if !cluster.allows(&asked).await? {
-                verbs.push(*verb);
+                verbs.push(asked.verb);
             }
         }
         if !verbs.is_empty() {

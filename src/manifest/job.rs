@@ -72,6 +72,8 @@ fn header(names: &ClusterNames) -> Vec<String> {
         format!(
             "Calibrates {deployment} from inside of the cluster, as the service account of rbac-run.yaml."
         ),
+        "Where something scales it, add --pause-autoscaler and --yes, and take rbac-run-paused.yaml."
+            .to_owned(),
         "It is suspended, since it loads the server until the SLO breaks. To start it:".to_owned(),
         format!("kubectl patch job calibrate -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
         "What it does, and then its results, which its second container keeps for up to a day:".to_owned(),

@@ -7,11 +7,12 @@ use calibrate::simulator::{Preset, Running, serve};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The documents of `rbac-TASK.yaml` for the run of a stage.
-fn documents(stage: &Stage, task: &str) -> Vec<Value> {
-    let out = stage.run().join("k8s");
+/// The documents of `rbac-TASK.yaml`, written below a directory.
+pub(crate) fn documents(directory: &Path, task: &str) -> Vec<Value> {
+    let out = directory.join("k8s");
     let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
         .args(["manifests", "--rbac", "--target", "batch=6223m", "--out"])
         .arg(&out)
@@ -23,7 +24,7 @@ fn documents(stage: &Stage, task: &str) -> Vec<Value> {
 }
 
 /// What Roles grant, as the API server's log names it.
-fn granted(documents: &[Value]) -> BTreeSet<String> {
+pub(crate) fn granted(documents: &[Value]) -> BTreeSet<String> {
     let texts = |value: &Value| {
         value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -43,7 +44,7 @@ fn granted(documents: &[Value]) -> BTreeSet<String> {
 
 /// Allows what the Roles of a task grant and nothing else; gives that.
 fn confine(stage: &Stage, task: &str) -> BTreeSet<String> {
-    let documents = documents(stage, task);
+    let documents = documents(stage.run(), task);
     stage.api.allow_only(&documents);
     stage.api.state().log.clear();
     granted(&documents)
@@ -96,7 +97,7 @@ fn with_the_role_of_another_command_it_is_said_what_lacks() {
 fn the_files_bind_a_service_account_and_grant_nothing_outside_of_its_namespace() {
     let stage = Stage::new();
     for task in ["run", "run-paused", "doctor", "apply", "rollback", "verify"] {
-        let documents = documents(&stage, task);
+        let documents = documents(stage.run(), task);
         let kinds: Vec<&str> = documents.iter().map(|object| object["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding"]);
         let [account, role, binding] = documents.as_slice() else { panic!("{kinds:?}") };
@@ -178,6 +179,6 @@ fn doctor_goes_through_with_its_role_and_says_what_a_run_lacks() {
         .output()
         .unwrap();
     let text = fails(&doctor, 1);
-    assert!(text.contains("may not get, create, patch, delete on leases of coordination.k8s.io"), "{text}");
+    assert!(text.contains("may not delete leases.coordination.k8s.io in the namespace default"), "{text}");
     assert_eq!(stage.api.permissions(), granted);
 }

@@ -104,11 +104,19 @@ async fn rights(cluster: &Cluster, target: &Target, scenario: &Scenario) -> Find
         rules.retain(|rule| rule.resource != kinds::SERVICE.plural);
     }
     let missing = match cluster::denied(cluster, &target.namespace, &rules).await {
-        Ok(denied) => denied.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        Ok(denied) => {
+            let denied = denied.iter().flat_map(|rule| rule.asked(&target.namespace));
+            denied.map(|asked| asked.to_string()).collect::<Vec<_>>()
+        }
         Err(error) => return finding("rights", State::Failed, error.to_string(), None),
     };
     if missing.is_empty() {
-        return finding("rights", State::Ok, format!("all that '{}' needs", task.command()), None);
+        return finding(
+            "rights",
+            State::Ok,
+            format!("all {} that a run needs", rules.iter().map(|rule| rule.verbs.len()).sum::<usize>()),
+            None,
+        );
     }
     let mend = "grant them; calibrate manifests --rbac writes the Roles";
     finding("rights", State::Failed, format!("may not {}", missing.join("; may not ")), Some(mend))
