@@ -50,7 +50,6 @@ const FILES: [&str; 15] = [
     "report.html",
     "summary.md",
     "benchmark-report.json",
-    "plan.json",
     "plots/ttft.svg",
     "plots/timeline-requests.svg",
 ];

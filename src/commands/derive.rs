@@ -462,8 +462,11 @@ impl Derived {
             record::write_file(&directory.join(&file.path), file.contents.as_bytes())?;
         }
         // What an earlier derivation wrote must not outlive the target it was made from.
-        for name in manifest::OF_TARGETS {
-            if !self.manifests.iter().any(|(written, _)| written == name) {
+        let plan = ("plan.json", self.plan.is_some());
+        let written = |name: &str| self.manifests.iter().any(|(written, _)| written == name);
+        let targets = manifest::OF_TARGETS.iter().map(|name| (*name, written(name)));
+        for (name, written) in targets.chain([plan]) {
+            if !written {
                 remove(&directory.join(name))?;
             }
         }
