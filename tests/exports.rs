@@ -54,6 +54,7 @@ fn the_prometheus_textfile_is_read_back_as_the_figures_that_it_was_made_from() {
         lag: Seconds(30.0),
         lag_origin: LagOrigin::Assumed,
         startup: Seconds(120.0),
+        startup_origin: LagOrigin::Assumed,
         growth: 0.1,
     };
     let recommendation = recommend(&analysis, capacity, assumptions);
@@ -64,6 +65,7 @@ fn the_prometheus_textfile_is_read_back_as_the_figures_that_it_was_made_from() {
         facts: &facts,
         manifests: &[],
         simulation: None,
+        plan: None,
     };
     let files = render(&input).unwrap();
     let text = &files.iter().find(|file| file.path == "calibrate.prom").unwrap().contents;

@@ -178,6 +178,7 @@ mod tests {
         Analysis {
             slos: vec!["ttft:p95:2s".parse().unwrap()],
             replicas: Replicas(1),
+            production: Replicas(1),
             steps: vec![
                 step(0, 2.0, Some(0.5), 4.0),
                 step(1, 6.0, Some(1.0), 9.0),

@@ -40,6 +40,7 @@ fn step(load: Load) -> StepAnalysis {
         p50: Seconds(0.6),
         p90: Seconds(0.7),
         p95: Seconds(0.7),
+        p95_interval: None,
         p99: Seconds(0.7),
         max: Seconds(0.7),
     };

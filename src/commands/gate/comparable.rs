@@ -102,6 +102,7 @@ mod tests {
             url: String::new(),
             simulated: true,
             kind: None,
+            profile: None,
             info: None,
             single_latency: None,
             replicas: 1,
