@@ -47,18 +47,7 @@ pub(super) fn derive(
     let bound = bounded.iter().map(|bound| bound.0).fold(at_aim, f64::min);
     let value = if signal == Signal::Queue { bound.max(1.0) } else { bound };
     target.terms = terms(signal, curve, capacity, assumptions, (at_capacity, aim, at_aim), &bounded);
-    if value > bound {
-        target.terms.push(term("not below one request, which any request that waits would exceed", "1"));
-    }
-    target.terms.push(term(
-        "divided by 1 + tolerance",
-        format!(
-            "{:.3} {} (tolerance {})",
-            value / (1.0 + assumptions.tolerance),
-            signal.unit(),
-            assumptions.tolerance
-        ),
-    ));
+    target.terms.extend(last_terms(signal, bound, value, assumptions.tolerance));
     target.average_value = match signal {
         Signal::Queue if at_capacity < 1.0 => Err(format!(
             "less than one request waits at the capacity ({at_capacity:.2}): the SLO breaks before a queue forms, so \
@@ -187,6 +176,14 @@ fn terms(
     ];
     terms.extend(bounds.iter().map(|bound| bound.1.clone()));
     terms
+}
+
+/// What is done to a value within its bounds before it is rounded.
+fn last_terms(signal: Signal, bound: f64, value: f64, tolerance: f64) -> impl Iterator<Item = Term> {
+    let floor =
+        (value > bound).then(|| term("not below one request", "which any request that waits would exceed"));
+    let divided = format!("{:.3} {} (tolerance {tolerance})", value / (1.0 + tolerance), signal.unit());
+    floor.into_iter().chain([term("divided by 1 + tolerance", divided)])
 }
 
 /// The largest target in milli-units that makes every controller scale up at `value`.
