@@ -1,6 +1,7 @@
 //! The gate's statistics against simulated servers, whose truth is known: how often equal runs fail, and how often
 //! a regression is seen, with the lengths of `scenarios/ci.yaml`.
 
+#![allow(clippy::print_stdout, reason = "a study shows its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use calibrate::analyze::regression::{Comparison, Outcome, RUN_TO_RUN, Side, compare};
