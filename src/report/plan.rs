@@ -77,7 +77,7 @@ fn change(plan: &Plan, alternative: &Alternative) -> String {
     match share {
         _ if alternative.factor == 1.0 => "the run's own".to_owned(),
         Some(share) => format!("{:+.0} %", share * 100.0),
-        None => "at no load, or at every load".to_owned(),
+        None => "not known".to_owned(),
     }
 }
 
@@ -108,7 +108,7 @@ pub fn plan_summary(input: &ReportInput) -> Option<String> {
     let _ = writeln!(out, "  {}\n", basis(plan));
     let _ = writeln!(
         out,
-        "  {:>10}  {:<14} {:>5} {:>6} {:>10} {:>4} {:>8}  {}",
+        "  {:>11}  {:<14} {:>5} {:>6} {:>10} {:>4} {:>8}  {}",
         "load",
         "replicas",
         "GPUs",
@@ -121,7 +121,7 @@ pub fn plan_summary(input: &ReportInput) -> Option<String> {
     for row in &plan.rows {
         let _ = writeln!(
             out,
-            "  {:>10}  {:<14} {:>5} {:>6} {:>10} {:>4} {:>8}  {}",
+            "  {:>11}  {:<14} {:>5} {:>6} {:>10} {:>4} {:>8}  {}",
             row.load.to_string(),
             count(row.replicas),
             row.gpus.value,

@@ -3,11 +3,11 @@
 use super::*;
 use crate::analyze::server_model::{Curves, Drift, ForwardCost, Prediction, Share, Uncertainty, Workload};
 use crate::analyze::{
-    Bracket, Capacity, GaugeSummary, LatencySummary, Method, NoCapacity, SloCheck, Steadiness, StepAnalysis,
-    Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
+    Bracket, Capacity, GaugeSummary, Known, LatencySummary, Measured, Method, NoCapacity, SloCheck,
+    Steadiness, StepAnalysis, Surface, TimelinePoint, Validity, ValidityCheck, Verdict,
 };
 use crate::measurement::{FailureKind, Load, StepMark};
-use crate::recommend::{Advice, Assumptions, Gate, Recommendation, Target, Term};
+use crate::recommend::{Advice, Assumptions, Demand, Gate, Recommendation, Target, Term, plan};
 use crate::units::{Milli, Rate, Replicas, Seconds, Signal};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -193,7 +193,7 @@ fn prediction() -> Prediction {
             "max-concurrent-requests": 128, "admission": "chunking"
         }))
         .unwrap(),
-        workload: Workload::default(),
+        workload: Workload { sizes: vec![(128, 48)], ..Workload::default() },
     }
 }
 
@@ -593,6 +593,31 @@ fn the_report_stands_alone_and_holds_the_answer_the_plots_and_the_manifests() {
         assert!(is_balanced(svg), "{name}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}");
     }
+}
+
+#[test]
+fn a_plan_stays_as_it_is_also_where_other_limits_tell_nothing() {
+    let (analysis, recommendation, facts) = (analysis(), recommendation(), facts());
+    let gaps = BTreeMap::new();
+    let measured = Measured { requests: &[], samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
+    let demand = Demand { loads: vec![Rate(5.0), Rate(40.0)], gpu_cost: Some(0.7), gpus_per_replica: 2 };
+    let plan = plan(&analysis, &measured, &Known::default(), Some(&recommendation), &demand).unwrap();
+    let input = ReportInput {
+        analysis: &analysis,
+        recommendation: Some(&recommendation),
+        facts: &facts,
+        manifests: &[],
+        simulation: None,
+        plan: Some(&plan),
+    };
+    insta::assert_snapshot!("plan", plan_summary(&input).unwrap());
+    let files = render(&input).unwrap();
+    let page = &files.iter().find(|file| file.path == "report.html").unwrap().contents;
+    for inside in ["Capacity planning", "none left", "Cost of a million output tokens", "not known"] {
+        assert!(page.contains(inside), "{inside}");
+    }
+    assert!(files.iter().any(|file| file.path == "plan.json"));
+    assert!(plan_summary(&ReportInput { plan: None, ..input }).is_none());
 }
 
 #[test]

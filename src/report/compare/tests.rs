@@ -55,6 +55,7 @@ fn capacities_within_their_intervals_are_not_told_apart() {
     assert_eq!(other.runs[1].told_apart, Some(true));
     let text = comparison_summary(&other);
     assert!(text.contains("+15 % (+7 % to +23 %)"), "{text}");
+    insta::assert_snapshot!("comparison", text);
 }
 
 #[test]
