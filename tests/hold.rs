@@ -260,7 +260,7 @@ async fn hold_and_let_go(cluster: Cluster) {
 
 /// Kills a calibration at its n-th request, before or after that was done: nothing of it runs any more, not
 /// even what would run when it is dropped. Then puts everything back, and compares.
-async fn killed_at(api: &ApiServer, request: u64, applied: bool) {
+async fn killed_at(api: &ApiServer, doctor: &Cluster, request: u64, applied: bool) {
     let before = owned_by_the_user(api);
     api.hang_at(request, applied);
     let address = api.address();
@@ -292,7 +292,7 @@ async fn killed_at(api: &ApiServer, request: u64, applied: bool) {
         expire(api);
         // One renewal more may have been on its way, which nobody waits out here.
         let times = LeaseTimes { duration: Duration::from_millis(100), ..TIMES };
-        restore_all(&cluster(api), "default", times).await.unwrap();
+        restore_all(doctor, "default", times).await.unwrap();
     }
     assert_eq!(owned_by_the_user(api), before, "killed at request {request}, applied: {applied}");
 }
@@ -311,8 +311,9 @@ async fn after_a_kill_at_any_moment_everything_is_byte_for_byte_as_it_was() {
     // One server after the other is left behind, and found, by twenty killed calibrations.
     let servers = moments.chunks(20).map(async |some| {
         let api = autoscaled();
+        let doctor = cluster(&api);
         for (request, applied) in some {
-            killed_at(&api, *request, *applied).await;
+            killed_at(&api, &doctor, *request, *applied).await;
         }
     });
     futures::future::join_all(servers).await;
