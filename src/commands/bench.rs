@@ -82,7 +82,7 @@ pub(super) fn bench(arguments: &BenchArgs, console: Console) -> Result<Exit, Fai
 
 /// A child process: does its task and prints the cost.
 fn play(role: BenchRole, task: Option<&str>) -> anyhow::Result<Exit> {
-    limits::most_in_flight(1);
+    limits::most_in_flight(1, limits::DIRECT);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let task = || -> anyhow::Result<Task> { Ok(serde_json::from_str(task.unwrap_or_default())?) };
     let cost = match role {
@@ -269,7 +269,7 @@ fn measure_all(streams: u32, memory_streams: u32, console: Console) -> anyhow::R
 }
 
 fn find(arguments: &BenchArgs, console: Console) -> anyhow::Result<Findings> {
-    let (memory_streams, remark) = limits::most_in_flight(arguments.memory_streams);
+    let (memory_streams, remark) = limits::most_in_flight(arguments.memory_streams, limits::DIRECT);
     if let Some(remark) = remark {
         console.warn(&remark);
     }

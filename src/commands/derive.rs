@@ -441,6 +441,39 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_was_given_wins_over_one_that_was_measured_and_that_over_the_assumed() {
+        let scenario = |startup: Option<f64>| {
+            let slo = Some(vec!["ttft:p95:2s".parse().unwrap()]);
+            let startup = startup.map(Seconds);
+            Settings { slo, startup, ..Settings::default() }.resolve().unwrap()
+        };
+        let started = |ready: f64, first_completion: Option<f64>| Event::PodStarted {
+            time: Seconds(0.0),
+            start: PodStart {
+                pod: "a".to_owned(),
+                created: "2026-11-27T21:00:00Z".to_owned(),
+                scheduled: None,
+                pulled: None,
+                started: None,
+                ready: Some(Seconds(ready)),
+                first_completion: first_completion.map(Seconds),
+            },
+        };
+        let of = |given, events: &[Event]| {
+            let (time, origin) = startup(&scenario(given), events);
+            (time.0, origin)
+        };
+        assert_eq!(of(None, &[]), (120.0, LagOrigin::Assumed));
+        // The slowest, but for what became ready anew long after its start.
+        let old = [started(40.0, None), started(90.0, None), started(90_000.0, None)];
+        assert_eq!(of(None, &old), (90.0, LagOrigin::Measured));
+        // What was seen to serve tells more.
+        let new = [old.to_vec(), vec![started(60.0, Some(63.5))]].concat();
+        assert_eq!(of(None, &new), (63.5, LagOrigin::Measured));
+        assert_eq!(of(Some(30.0), &new), (30.0, LagOrigin::Given));
+    }
+
+    #[test]
     fn manifests_are_for_the_kind_of_server_that_was_measured() {
         assert_eq!(server(None), Ok(Server::Tgi));
         for profile in Profile::names() {

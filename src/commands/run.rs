@@ -22,12 +22,10 @@ use crate::units::{Replicas, Seconds};
 pub(crate) use live::Live;
 
 use anyhow::anyhow;
-use futures::FutureExt;
 use resume::Earlier;
 use setup::Setup;
 pub(super) use setup::{reach, sources_of, start_server};
 pub(super) use signals::listen;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,18 +91,16 @@ pub(super) async fn measure(
         return Box::pin(drive(scenario, None, earlier, console, stop, stop_changes)).await;
     };
     let held = found.hold().await?;
-    let measured = async {
-        let reached = unless_interrupted(&stop_changes, held.reach()).await?;
+    let interrupts = stop_changes.clone();
+    let work = async |held: &cluster::Held| {
+        let reached = unless_interrupted(&interrupts, held.reach()).await?;
         let scenario = reached.scenario.clone();
-        Box::pin(drive(scenario, Some(reached), earlier, console, stop, stop_changes.clone())).await
+        Box::pin(drive(scenario, Some(reached), earlier, console, stop, stop_changes)).await
     };
-    let measured = Box::pin(AssertUnwindSafe(measured).catch_unwind()).await;
-    let released = held.release().await;
-    match (measured, released) {
-        (Err(panic), _) => std::panic::resume_unwind(panic),
-        (Ok(measured), Ok(())) => measured,
-        (Ok(Ok(_)), Err(failure)) => Err(failure),
-        (Ok(Err(first)), Err(failure)) => {
+    match Box::pin(cluster::and_back(held, work, cluster::Held::release)).await {
+        (measured, Ok(())) => measured,
+        (Ok(_), Err(failure)) => Err(failure),
+        (Err(first), Err(failure)) => {
             console.warn(&format!("{:#}", failure.error));
             Err(first)
         }

@@ -1,5 +1,7 @@
 //! A run on a workload in a cluster: found, held still, reached, watched, and left as it was.
 
+mod first_answer;
+
 use super::live::Live;
 use super::setup;
 use crate::cli::console::Console;
@@ -14,7 +16,9 @@ use crate::record::{CLUSTER_CHANGES, write_file};
 use crate::scenario::{ClusterSettings, Scenario, Settings, Via};
 use crate::units::Seconds;
 use anyhow::anyhow;
+use futures::FutureExt;
 use std::io::{self, IsTerminal};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +29,6 @@ use tokio::time::Instant;
 const COME: Duration = Duration::from_secs(30 * 60);
 /// Time between two looks at pods that are to come.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long a pod that is ready may take to answer.
-const ANSWER: Duration = Duration::from_secs(120);
-
 /// The name of a run in the lease: that of its directory.
 fn run_name(directory: &Path) -> String {
     directory.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -304,7 +305,7 @@ impl Held {
             let pulled = pods::pulled(cluster, &target.namespace, pod).await.ok().flatten();
             let Some(mut start) = pod.start(pulled) else { continue };
             if let Some((_, ready_seen)) = seen.iter().find(|(name, _)| *name == pod.name) {
-                if first_completion(&way.url()).await {
+                if first_answer::wait(&way.url()).await {
                     let after = Seconds(ready_seen.elapsed().as_secs_f64());
                     start.first_completion = start.ready.map(|ready| ready + after);
                 }
@@ -407,36 +408,6 @@ fn metrics_at(scenario: &Scenario, target: &Target) -> Result<(u16, String), Fai
     Ok((port, profile.metrics_path.trim_start_matches('/').to_owned()))
 }
 
-/// Waits until a pod answers a request: TGI's own, else an OpenAI one. Gives whether it did.
-async fn first_completion(url: &str) -> bool {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
-    let Ok(client) = client else { return false };
-    let generate = serde_json::json!({ "inputs": "Hello", "parameters": { "max_new_tokens": 1 } });
-    let start = Instant::now();
-    while start.elapsed() < ANSWER {
-        let answer = client.post(format!("{url}/generate")).json(&generate).send().await;
-        match answer.map(|answer| answer.status()) {
-            Ok(status) if status.is_success() => return true,
-            Ok(status)
-                if status == reqwest::StatusCode::NOT_FOUND && openai_completion(&client, url).await =>
-            {
-                return true;
-            }
-            _ => tokio::time::sleep(LOOK).await,
-        }
-    }
-    false
-}
-
-async fn openai_completion(client: &reqwest::Client, url: &str) -> bool {
-    let models =
-        async { client.get(format!("{url}/v1/models")).send().await?.json::<serde_json::Value>().await };
-    let Ok(models) = models.await else { return false };
-    let body = serde_json::json!({ "model": models["data"][0]["id"], "prompt": "Hello", "max_tokens": 1 });
-    let answer = client.post(format!("{url}/v1/completions")).json(&body).send().await;
-    answer.is_ok_and(|answer| answer.status().is_success())
-}
-
 /// What looks at the cluster while there is load; it ends when this is dropped.
 pub(super) struct Watching(Vec<AbortHandle>);
 
@@ -472,7 +443,48 @@ impl Reached {
     }
 }
 
+/// Does `work` with something that is held, and then `back`, also where `work` panics; the panic goes on
+/// afterwards.
+pub(super) async fn and_back<H, T, R>(
+    held: H,
+    work: impl AsyncFnOnce(&H) -> T,
+    back: impl AsyncFnOnce(H) -> R,
+) -> (T, R) {
+    let worked = AssertUnwindSafe(work(&held)).catch_unwind().await;
+    let back = back(held).await;
+    match worked {
+        Ok(worked) => (worked, back),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// The directory of a run, before there is anything in it.
 pub(super) fn directory(scenario: &Scenario) -> PathBuf {
     setup::directory(scenario, jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn the_way_back_is_gone_after_success_failure_and_panic() {
+        for outcome in ["succeeds", "fails", "panics"] {
+            let back = AtomicBool::new(false);
+            let work = async |held: &&str| match *held {
+                "succeeds" => Ok(()),
+                "fails" => Err("failed"),
+                _ => panic!("{held}"),
+            };
+            let both = and_back(outcome, work, async |_| back.store(true, Ordering::SeqCst));
+            let ended = AssertUnwindSafe(both).catch_unwind().await.map(|(worked, ())| worked);
+            assert!(back.load(Ordering::SeqCst), "{outcome}");
+            match outcome {
+                "succeeds" => assert_eq!(ended.unwrap(), Ok(())),
+                "fails" => assert_eq!(ended.unwrap(), Err("failed")),
+                _ => assert!(ended.is_err()),
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::measurement::{Event, FailureKind, RunClock, Source};
 use crate::observe::{self, Feed, Observer, Profile};
 use crate::plan::Schedule;
 use crate::record::{HostFacts, Recorder, RunInfo, RunState, TargetFacts};
-use crate::scenario::{Api, RampSpec, Scenario, Settings, read_settings};
+use crate::scenario::{Api, RampSpec, Scenario, Settings, Via, read_settings};
 use crate::simulator;
 use crate::units::{Replicas, Seconds};
 use anyhow::{Context, anyhow};
@@ -77,7 +77,7 @@ impl Setup {
         for remark in &remarks {
             console.warn(remark);
         }
-        let (max_in_flight, remark) = limits::most_in_flight(scenario.max_concurrency);
+        let (max_in_flight, remark) = limits::most_in_flight(scenario.max_concurrency, files_each(scenario));
         if let Some(remark) = remark {
             console.warn(&remark);
         }
@@ -130,6 +130,13 @@ impl Setup {
             }
         }
     }
+}
+
+/// Files of a connection, by the way that load takes.
+fn files_each(scenario: &Scenario) -> u64 {
+    let workload = &scenario.workload;
+    let forwarded = workload.deployment.is_some() && workload.via != Some(Via::Service);
+    if forwarded { limits::FORWARDED } else { limits::DIRECT }
 }
 
 /// A closed loop must have a worker for each of its clients, or it is not the level it is called.
