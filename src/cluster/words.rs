@@ -94,7 +94,7 @@ fn not_found(asked: &Asked, status: &Status, said: String) -> (String, String) {
                 ),
             )
         }
-        (_, Some(_)) => ("it is not there".to_owned(), "look at the name and at the namespace".to_owned()),
+        (_, Some(_)) => (said, "look at the name and at the namespace".to_owned()),
         (_, None) => (said, "look at the namespace".to_owned()),
     }
 }
@@ -181,7 +181,10 @@ mod tests {
     #[test]
     fn an_object_a_namespace_and_an_api_that_are_not_there_are_told_apart() {
         let text = said(hpa("get", Some("nope")), recorded!("404-hpa"));
-        assert!(text.contains("'nope' in the namespace default: it is not there (HTTP 404)"), "{text}");
+        assert!(
+            text.contains("autoscalers.autoscaling \"nope\" not found (HTTP 404); look at the name"),
+            "{text}"
+        );
         let nowhere = Asked { namespace: Some("nope".to_owned()), ..hpa("create", None) };
         assert!(said(nowhere, recorded!("404-ns-create")).contains("there is no namespace nope"));
         let text = said(asked("list", ("keda.sh", "scaledobjects"), None), recorded!("404-path"));

@@ -224,6 +224,20 @@ fn several_gpus_of_a_replica_multiply_the_target_of_gpu_metrics_alone() {
 }
 
 #[test]
+fn another_workload_is_scaled_by_its_own_kind_and_found_by_its_own_label() {
+    let scaled = ("apps/v1".to_owned(), "StatefulSet".to_owned());
+    let names = ClusterNames { scaled, app: "app.kubernetes.io/name=vllm".to_owned(), ..known() };
+    names.validate().unwrap();
+    let made = render(&all_targets(), &names);
+    for file in ["hpa-batch.yaml", "keda-scaledobject.yaml"] {
+        assert!(text(&made, file).contains("kind: StatefulSet"), "{file}: {}", text(&made, file));
+    }
+    let labelled = made.files.iter().filter(|file| file.text.contains("app.kubernetes.io/name: vllm"));
+    let labelled: Vec<&str> = labelled.map(|file| file.name.as_ref()).collect();
+    assert!(labelled.iter().any(|name| name.starts_with("podmonitoring")), "{labelled:?}");
+}
+
+#[test]
 fn a_target_measured_as_engine_activity_scales_on_that_metric_in_its_unit() {
     let names = ClusterNames { gpu_metric: GpuMetric::EngineActive, gpus_per_replica: 2, ..known() };
     let all = render(&all_targets(), &names);
