@@ -286,7 +286,7 @@ async fn errors_of_the_cluster_say_verb_object_namespace_and_what_is_missing() {
     let refused = cluster.merge(kinds::HPA, "default", "gemma-server", &json!({})).await.unwrap_err();
     let text = refused.to_string();
     assert!(text.contains("patch horizontalpodautoscalers.autoscaling 'gemma-server'"), "{text}");
-    assert!(text.contains("needs the verb patch on horizontalpodautoscalers"), "{text}");
+    assert!(text.contains("it takes the verb patch on horizontalpodautoscalers"), "{text}");
     api.require_token("new", false);
     let expired = cluster.list(kinds::HPA, "default", "").await.unwrap_err();
     assert!(matches!(expired, ClusterError::Refused { status: 401, .. }), "{expired}");

@@ -93,7 +93,7 @@ fn run(exponent: f64) -> RunFacts {
     let held = [1.0, 2.0, 4.0].map(|load: f64| step(load, 0.1, 10.0 * load.powf(exponent)));
     RunFacts {
         id: "r".to_owned(),
-        steps: held.into_iter().chain([step(30.0, 9.0, 60.0)]).collect(),
+        steps: held.into_iter().chain([step(30.0, 90.0, 60.0)]).collect(),
         batch_at_capacity: Some(40.0),
         gpu_at_capacity: Some(99.0),
         ..RunFacts::default()

@@ -262,7 +262,7 @@ fn simulate_plays_the_targets_of_a_run_and_leaves_its_files_and_a_section_of_the
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         names(&document),
-        "format version traffic conditions min_replicas max_replicas replica goal candidates check optimum remarks"
+        "format version traffic conditions min_replicas max_replicas replica goal candidates check optimum remarks run_directory"
     );
     assert_eq!(names(&document["traffic"]), "spec scale seconds mean_rate peak_rate");
     assert_eq!(names(&document["candidates"][0]), "name origin metrics holds score steady_load");

@@ -258,7 +258,9 @@ impl Chart {
             return 0.0..1.0;
         }
         let start = if self.x_from_first { low } else { 0.0 };
-        start..(high + (high - start).max(1e-9) * 0.03)
+        // Ticks cannot be counted in a range that is nothing against its ends.
+        let width = (high - start).max(high.abs().max(1.0) * 1e-3);
+        start..(start + width * 1.03)
     }
 
     fn y_top(&self) -> f64 {
@@ -267,7 +269,7 @@ impl Chart {
         let limits = self.limits.iter().map(|limit| limit.band.map_or(limit.value, |band| band.1));
         let highest = ys.chain(spreads).chain(limits).filter(|y| y.is_finite()).fold(self.y_least, f64::max);
         let top = if highest > 0.0 { highest * 1.12 } else { 1.0 };
-        self.y_most.map_or(top, |most| top.min(most)).max(1e-9)
+        self.y_most.map_or(top, |most| top.min(most)).max(1e-6)
     }
 
     fn draw_on<DB: DrawingBackend>(

@@ -18,6 +18,8 @@ const LITTLE_SECONDS: f64 = 3.0;
 const GAUGES_MORE_REMARK: f64 = 1.15;
 const GAUGES_MORE_INVALID: f64 = 1.5;
 const GAUGES_LESS_REMARK: f64 = 0.5;
+/// Fewer samples of the gauges in a step say nothing of their mean.
+const GAUGES_LEAST: u64 = 5;
 /// Completions by the server's count against the client's.
 const COMPLETIONS_REMARK: f64 = 0.02;
 const COMPLETIONS_INVALID: f64 = 0.20;
@@ -90,17 +92,22 @@ pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis])
     let (mut more, mut less) = (None, None);
     for step in steps.iter().filter(|step| step.in_flight >= LITTLE_LEAST) {
         let (Some(queue), Some(batch)) = (step.queue, step.batch) else { continue };
-        let shown = (queue.mean + batch.mean) * f64::from(measured.replicas.0) + joining(measured, step);
-        let ratio = shown / step.in_flight;
-        more = worse(more, (ratio, (shown, step.in_flight)));
-        less = worse(less, (-ratio, (shown, step.in_flight)));
+        if queue.n.min(batch.n) < GAUGES_LEAST {
+            continue;
+        }
+        let shown = (queue.mean + batch.mean) * f64::from(measured.replicas.0);
+        more = worse(more, (shown / step.in_flight, (shown, step.in_flight)));
+        let all = shown + joining(measured, step);
+        less = worse(less, (-all / step.in_flight, (all, step.in_flight)));
     }
     let name = "gauges against the client";
     let (Some((ratio, high)), Some((negative, low))) = (more, less) else {
         return check(
             name,
             Verdict::Valid,
-            format!("no step with gauges has {LITTLE_LEAST} requests in flight"),
+            format!(
+                "no step with {GAUGES_LEAST} samples of the gauges has {LITTLE_LEAST} requests in flight"
+            ),
         );
     };
     let words = |(shown, flying): (f64, f64)| {

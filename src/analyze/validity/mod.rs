@@ -142,9 +142,9 @@ fn changed(measured: &Measured, steps: &[StepAnalysis], of: fn(&RequestOutcome) 
     let apart = |part: [f64; 3]| {
         let rest = [all[0] - part[0], all[1] - part[1], all[2] - part[2]];
         let mean = |[n, sum, _]: [f64; 3]| sum / n;
-        let error = |[n, sum, squares]: [f64; 3]| ((squares / n - (sum / n).powi(2)).max(0.0) / n).sqrt();
+        let variance = (all[2] / all[0] - mean(all).powi(2)).max(0.0);
         let off = (mean(part) - mean(rest)).abs();
-        let chance = LENGTHS_SIGMAS * error(part).hypot(error(rest));
+        let chance = LENGTHS_SIGMAS * (variance / part[0] + variance / rest[0]).sqrt();
         let smaller = part[0].min(rest[0]);
         if smaller >= LENGTHS_LEAST && off > chance { off / mean(all).max(f64::MIN_POSITIVE) } else { 0.0 }
     };
