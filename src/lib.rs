@@ -31,7 +31,6 @@
 //! | [`replay`] | traffic, replicas, metrics on their way and the HPA in a closed loop; its optimum |
 //! | [`recommend`] | a target per metric, with its terms and warnings; what is wrong with manifests |
 //! | [`manifest`] | typed Kubernetes objects and their YAML; dashboards, setup steps |
-//! | [`cluster`] | everything that speaks to the Kubernetes API |
 //! | [`report`] | HTML, plots, Markdown, CSV, JSON, terminal summary |
 //! | [`cluster`] | what speaks to the Kubernetes API: objects, permissions, apply and its undoing |
 //! | [`cli`], [`commands`] | arguments, console, exit codes; one file per subcommand |
