@@ -88,9 +88,64 @@ pub(super) fn tracks<'a>(measured: &Measured<'a>) -> Vec<Track<'a>> {
     found.into_iter().map(track).collect()
 }
 
+/// Mean number of requests at a replica over a stretch, by the server's own counters: those that it took in
+/// less those that it finished or lost, reckoned from the session's first sample, when none is there yet. `None`
+/// where not every replica counts them.
+pub(super) fn in_flight_by_counters(measured: &Measured, from: Seconds, to: Seconds) -> Option<f64> {
+    let present = |sample: &Sample| -> Option<f64> {
+        let lost = |series| sample.get(series).unwrap_or(0.0);
+        let ended = sample.get(Series::OutputRequests)?;
+        let lost = lost(Series::FailedDropped) + lost(Series::FailedGeneration);
+        Some(sample.get(Series::InputRequests)? - ended - lost)
+    };
+    let mean = |track: &Track| -> Option<f64> {
+        let counted: Vec<(Seconds, f64)> =
+            track.samples.iter().filter_map(|sample| Some((sample.time, present(sample)?))).collect();
+        let (_, idle) = *counted.first()?;
+        let inside: Vec<f64> =
+            counted.iter().filter(|(time, _)| (from..to).contains(time)).map(|(_, n)| n - idle).collect();
+        (!inside.is_empty()).then(|| inside.iter().sum::<f64>() / inside.len() as f64)
+    };
+    let tracks = tracks(measured);
+    let here: Vec<f64> =
+        tracks.iter().filter(|track| (track.from..track.to).contains(&from)).filter_map(mean).collect();
+    (here.len() as u32 == measured.replicas.0).then(|| here.iter().sum::<f64>() / here.len() as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_in_flight_are_those_taken_in_less_those_that_ended_on_every_replica() {
+        let counted = |time: f64, replica: u32, taken: f64, ended: f64| {
+            let mut sample = sample(time, replica, None);
+            sample.set(Series::InputRequests, Some(taken));
+            sample.set(Series::OutputRequests, Some(ended));
+            sample
+        };
+        // Three of an earlier client are counted from before.
+        let samples = [
+            counted(0.0, 0, 10.0, 7.0),
+            counted(1.0, 0, 15.0, 8.0),
+            counted(2.0, 0, 16.0, 11.0),
+            counted(0.0, 1, 0.0, 0.0),
+            counted(1.0, 1, 2.0, 0.0),
+        ];
+        let gaps = BTreeMap::new();
+        let measured = |samples, replicas| Measured {
+            requests: &[],
+            samples,
+            events: &[],
+            gaps: &gaps,
+            replicas: crate::units::Replicas(replicas),
+        };
+        let mean = |measured: &Measured| in_flight_by_counters(measured, Seconds(0.5), Seconds(3.0));
+        assert_eq!(mean(&measured(&samples[..3], 1)), Some(3.0), "4 and 2");
+        assert_eq!(mean(&measured(&samples, 2)), Some(2.5), "3 and 2");
+        assert_eq!(mean(&measured(&samples[..3], 2)), None, "the other replica does not count");
+        assert_eq!(mean(&measured(&[sample(1.0, 0, Some(1.0))], 1)), None);
+    }
 
     fn sample(time: f64, replica: u32, queue: Option<f64>) -> Sample {
         let mut sample = Sample::new(Seconds(time), Seconds(0.0), Source::Server, replica);

@@ -1,6 +1,7 @@
 //! The response surface: how each metric of a replica follows its load.
 
 use super::Measured;
+use super::gauges::in_flight_by_counters;
 use super::server_model::Prediction;
 use super::types::StepAnalysis;
 use crate::units::{Rate, Signal};
@@ -114,7 +115,8 @@ pub struct Surface {
     pub batch: Option<Curve>,
     /// GPU utilization, percent.
     pub gpu: Option<Curve>,
-    /// Requests in flight, counted: with those that no gauge shows during their prefill.
+    /// Requests in flight, counted by the server where it does, else by the client: with those that no gauge
+    /// shows during their prefill.
     pub in_flight: Option<Curve>,
     /// Reserved KV tokens as a share of the budget, 0 to 1.
     pub kv: Option<Curve>,
@@ -143,6 +145,10 @@ impl Surface {
 /// utilization of the GPU is always measured.
 pub(super) fn surface(steps: &[StepAnalysis], measured: &Measured, played: Option<&Prediction>) -> Surface {
     let replicas = measured.replicas;
+    let in_flight = |step: &StepAnalysis| {
+        let by_counters = in_flight_by_counters(measured, step.mark.hold_start, step.mark.end);
+        by_counters.unwrap_or(step.in_flight / f64::from(replicas.0.max(1)))
+    };
     let curve = |figure: &dyn Fn(&StepAnalysis) -> Option<f64>| {
         let points = steps
             .iter()
@@ -154,7 +160,7 @@ pub(super) fn surface(steps: &[StepAnalysis], measured: &Measured, played: Optio
         queue: curve(&|step| Some(step.queue?.mean)),
         batch: curve(&|step| Some(step.batch?.mean)),
         gpu: curve(&|step| Some(step.gpu?.mean)),
-        in_flight: curve(&|step| Some(step.in_flight / f64::from(replicas.0.max(1)))),
+        in_flight: curve(&|step| Some(in_flight(step))),
         kv: None,
         violations: curve(&|step| Some(1.0 - step.goodput?)),
         batch_cap: None,

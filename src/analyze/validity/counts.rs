@@ -2,7 +2,7 @@
 
 use super::super::{Measured, StepAnalysis, ValidityCheck, Verdict};
 use super::{check, graded, not_recorded, worse};
-use crate::analyze::gauges::{Track, tracks};
+use crate::analyze::gauges::{Track, in_flight_by_counters, tracks};
 use crate::measurement::{Event, Sample, Series};
 use crate::units::Seconds;
 
@@ -97,7 +97,9 @@ pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis])
         }
         let shown = (queue.mean + batch.mean) * f64::from(measured.replicas.0);
         more = worse(more, (shown / step.in_flight, (shown, step.in_flight)));
-        let all = shown + joining(measured, step);
+        let counted = in_flight_by_counters(measured, step.mark.hold_start, step.mark.end);
+        let counted = counted.map(|each| each * f64::from(measured.replicas.0));
+        let all = counted.unwrap_or_else(|| shown + joining(measured, step));
         less = worse(less, (-all / step.in_flight, (all, step.in_flight)));
     }
     let name = "gauges against the client";
