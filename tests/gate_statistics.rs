@@ -1,7 +1,6 @@
 //! The gate's statistics against simulated servers, whose truth is known: how often equal runs fail, and how often
 //! a regression is seen, with the lengths of `scenarios/ci.yaml`.
 
-#![allow(clippy::print_stdout, reason = "a study shows its figures")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the measured rates are worth showing")]
 
