@@ -1,5 +1,6 @@
 //! What an apply changed and what was there before: the record that a rollback goes by.
 
+use super::diff::without_noise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -60,7 +61,7 @@ pub enum Changed {
     /// It was deleted and made again.
     #[error("somebody has deleted it since and made it again")]
     Replaced,
-    /// Its spec is another.
+    /// Its spec, its labels or its annotations are others.
     #[error("somebody has changed it since")]
     Spec,
 }
@@ -97,7 +98,7 @@ impl Applied {
     fn is_ours(&self, now: &Value) -> Result<(), Changed> {
         match (&self.after, &self.before) {
             (Some(after), _) if !same(after, now) => Err(Changed::Replaced),
-            (Some(after), _) if after.pointer(SPEC) == now.pointer(SPEC) => Ok(()),
+            (Some(after), _) if without_noise(after) == without_noise(now) => Ok(()),
             // The apply was cut off before it read back: nobody knows how the spec was stored, but what was
             // written must be in it.
             (None, before) if before.as_ref().is_none_or(|before| same(before, now)) => {
@@ -193,6 +194,8 @@ mod tests {
         assert_eq!(object["metadata"]["resourceVersion"], "9", "what is changed is what was looked at");
         assert_eq!(record.undo(Some(&hpa("a", 4)), false), Err(Changed::Spec));
         assert!(matches!(record.undo(Some(&hpa("a", 4)), true), Ok(Undo::Replace(_))));
+        now["metadata"]["labels"] = json!({ "team": "b" });
+        assert_eq!(record.undo(Some(&now), false), Err(Changed::Spec), "a label of somebody else");
         assert_eq!(record.undo(Some(&hpa("a", 3)), false), Ok(Undo::Nothing), "as it was already");
     }
 

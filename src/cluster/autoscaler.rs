@@ -200,7 +200,8 @@ pub(super) async fn pause(
     .map(|_| ())
 }
 
-/// Puts an autoscaler back, if its annotation says that it is paused. Gives whether it was.
+/// Puts an autoscaler back, if its annotation says that it is paused: to what that says, or to `original` where
+/// somebody has made it unreadable. Gives whether it was.
 ///
 /// # Errors
 /// It must not be changed.
@@ -209,10 +210,11 @@ pub(super) async fn restore(
     namespace: &str,
     kind: AutoscalerKind,
     name: &str,
+    original: Option<&Value>,
 ) -> Result<bool, ClusterError> {
     let restored = change(cluster, namespace, kind, name, |object| {
         let kept = object["metadata"]["annotations"][ORIGINAL].as_str()?;
-        let original = serde_json::from_str(kept).ok()?;
+        let original = serde_json::from_str(kept).ok().or_else(|| original.cloned())?;
         Some(patch(kind, object, &original, None))
     })
     .await;

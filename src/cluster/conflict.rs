@@ -16,7 +16,7 @@ pub struct Conflict {
 const REASON: &str = "FieldManagerConflict";
 
 /// The conflicts of an answer; none where it is refused for another reason.
-pub fn conflicts(status: &Status) -> Vec<Conflict> {
+pub(super) fn conflicts(status: &Status) -> Vec<Conflict> {
     let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
     let of_fields = causes.iter().filter(|cause| cause.reason == REASON);
     of_fields.map(|cause| Conflict { manager: manager(&cause.message), field: cause.field.clone() }).collect()

@@ -306,8 +306,8 @@ async fn undo(cluster: &Cluster, namespace: &str, changes: &[Change]) -> Result<
 
 async fn undo_one(cluster: &Cluster, namespace: &str, change: &Change) -> Result<(), ClusterError> {
     match change {
-        Change::Paused { kind, name, .. } => {
-            autoscaler::restore(cluster, namespace, *kind, name).await?;
+        Change::Paused { kind, name, original } => {
+            autoscaler::restore(cluster, namespace, *kind, name, Some(original)).await?;
         }
         Change::Scaled { workload, name, from, to } => {
             let Some(object) = cluster.find(workload.kind(), namespace, name).await? else { return Ok(()) };
@@ -352,7 +352,7 @@ pub async fn restore_all(
 ) -> Result<Vec<Restored>, HoldError> {
     let mut done = Vec::new();
     let selector = format!("{}={}", LABEL.0, LABEL.1);
-    let mut busy = false;
+    let (mut busy, mut first_error) = (false, None);
     for object in cluster.list(kinds::LEASE, namespace, &selector).await? {
         let Some(name) = object.metadata.name else { continue };
         let holder = Holder::this("restore");
@@ -362,22 +362,27 @@ pub async fn restore_all(
                 let what = format!("the namespace {namespace}");
                 let hold =
                     Hold { cluster: cluster.clone(), namespace: namespace.to_owned(), what, lease, changes };
-                hold.release().await?;
-                done.push(Restored::Lease { name, changes: count });
+                match hold.release().await {
+                    Ok(()) => done.push(Restored::Lease { name, changes: count }),
+                    Err(error) => first_error = first_error.or(Some(error)),
+                }
             }
             Err(lease::LeaseError::Held { holder, .. }) => {
                 busy = true;
                 done.push(Restored::Busy { name, holder });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => first_error = first_error.or(Some(error.into())),
         }
+    }
+    if let Some(error) = first_error {
+        return Err(error);
     }
     if busy {
         // What is paused is then someone's on purpose.
         return Ok(done);
     }
     for (kind, name) in autoscaler::paused(cluster, namespace).await? {
-        if autoscaler::restore(cluster, namespace, kind, &name).await? {
+        if autoscaler::restore(cluster, namespace, kind, &name, None).await? {
             done.push(Restored::Autoscaler(format!("{} {name}", kind.kind().kind)));
         }
     }

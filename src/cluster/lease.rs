@@ -46,7 +46,13 @@ impl Holder {
     /// This process, for a run.
     pub(super) fn this(run: &str) -> Holder {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = if host.trim().is_empty() { "unknown" } else { host.trim() };
+        // A process is known by its number only to those of the same namespace.
+        let space = std::fs::read_link("/proc/self/ns/pid").ok();
+        let space = space.as_ref().and_then(|link| link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']'));
+        let host = match (host.trim(), space) {
+            ("", _) | (_, None) => "unknown".to_owned(),
+            (host, Some(space)) => format!("{host}.{space}"),
+        };
         Holder { host: host.replace('/', "-"), process: std::process::id(), run: run.to_owned() }
     }
 
@@ -78,6 +84,12 @@ pub enum LeaseError {
     /// The cluster does not give it.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// What its last holder changed is not known.
+    #[error(
+        "{0} says what a calibration changed in its annotation {CHANGES}, which cannot be read: put it back by hand, and \
+         delete the lease"
+    )]
+    Unreadable(String),
     /// Another has it.
     #[error(
         "{lease} is held by {holder}: another calibration of this target is going on; wait until it ends"
@@ -112,7 +124,8 @@ struct Found {
     holder: String,
     version: String,
     expires: Option<Timestamp>,
-    changes: Vec<Change>,
+    /// `Err`: they cannot be read.
+    changes: Result<Vec<Change>, serde_json::Error>,
 }
 
 impl Found {
@@ -121,12 +134,12 @@ impl Found {
         let renewed = spec["renewTime"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
         let seconds = spec["leaseDurationSeconds"].as_i64().unwrap_or(0);
         let annotations = object.metadata.annotations.as_ref();
-        let changes = annotations.and_then(|all| serde_json::from_str(all.get(CHANGES)?).ok());
+        let changes = annotations.and_then(|all| all.get(CHANGES)).map(|text| serde_json::from_str(text));
         Found {
             holder: spec["holderIdentity"].as_str().unwrap_or_default().to_owned(),
             version: object.metadata.resource_version.clone().unwrap_or_default(),
             expires: renewed.map(|renewed| renewed + jiff::SignedDuration::from_secs(seconds)),
-            changes: changes.unwrap_or_default(),
+            changes: changes.unwrap_or(Ok(Vec::new())),
         }
     }
 
@@ -169,13 +182,12 @@ impl Lease {
                 }
             };
             let found = Found::of(&object);
-            let held = || LeaseError::Held {
-                lease: format!("Lease {namespace}/{name}"),
-                holder: found.holder.clone(),
-            };
+            let lease = format!("Lease {namespace}/{name}");
+            let held = || LeaseError::Held { lease: lease.clone(), holder: found.holder.clone() };
             wait_until_over(cluster, namespace, name, &found, &holder, times, patient)
                 .await?
                 .ok_or_else(held)?;
+            let changes = found.changes.as_ref().map_err(|_| LeaseError::Unreadable(lease.clone()))?;
             let patch = json!({
                 "metadata": { "resourceVersion": found.version },
                 "spec": {
@@ -184,7 +196,7 @@ impl Lease {
                 },
             });
             match cluster.merge(kinds::LEASE, namespace, name, &patch).await {
-                Ok(_) => break found.changes,
+                Ok(_) => break changes.clone(),
                 Err(error) if error.is_conflict() => return Err(held()),
                 // It was given back in this moment.
                 Err(error) if error.is_not_found() => {}

@@ -131,7 +131,7 @@ fn seen(list: &Value) -> Seen {
 }
 
 /// A label selector of an object as it is written in a query.
-pub fn selector(selector: &Value) -> String {
+pub(super) fn selector(selector: &Value) -> String {
     let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
     let labels = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
     let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten();
@@ -153,6 +153,20 @@ pub fn selector(selector: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn selectors_are_written_as_kubectl_takes_them() {
+        let text = selector(&json!({
+            "matchLabels": { "app": "x" },
+            "matchExpressions": [
+                { "key": "tier", "operator": "In", "values": ["a", "b"] },
+                { "key": "old", "operator": "DoesNotExist" },
+                { "key": "new", "operator": "Exists" },
+            ],
+        }));
+        assert_eq!(text, "app=x,tier in (a,b),!old,new");
+        assert_eq!(selector(&json!({})), "");
+    }
 
     #[test]
     fn metrics_are_named_as_the_controller_and_as_rbac_name_them() {

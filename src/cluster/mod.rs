@@ -36,18 +36,18 @@ pub use applied::{Applied, Changed, FORMAT as APPLIED, Undo, VERSION as APPLIED_
 pub use autoscaler::{Autoscaler, AutoscalerKind, ORIGINAL, find as autoscalers};
 pub use client::{Cluster, Identity, Kind, connect};
 pub use compare::{Difference, differences, without_tolerance};
-pub use conflict::{Conflict, conflicts, in_words};
+pub use conflict::{Conflict, in_words};
 pub use diff::{unified, without_noise};
 pub use error::{Asked, ClusterError};
 pub use forward::{Forwarder, Way};
 pub use hold::{Change, Hold, HoldError, Journal, Restored, Wish, plan, restore_all};
 pub use lease::{LeaseError, LeaseTimes, lease_name};
-pub use metric::{HpaMetric, Seen, selector};
+pub use metric::{HpaMetric, Seen};
 pub use owner::{Owner, owner};
 pub use permissions::{Rule, Task, denied, rules};
 pub use rbac::{SERVICE_ACCOUNT, rbac_files};
 pub use service::service_url;
-pub use standing::{Standing, limited, standing};
+pub use standing::{Standing, standing};
 pub use target::{Choice, Port, Target, TargetError, TargetName, Workload, waiting};
 pub use write::{ApplyMode, as_json, scaled_kind, workload_kind};
 

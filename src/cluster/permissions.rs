@@ -2,7 +2,7 @@
 //! command asks before it begins whether it may.
 //!
 //! Invariant: no command asks the API server for anything else, and the table grants nothing that no
-//! command asks for; `tests/rbac.rs` holds both.
+//! command asks for; `tests/apply/rbac.rs` holds both.
 
 use super::client::{Cluster, Kind};
 use super::error::{Asked, ClusterError};

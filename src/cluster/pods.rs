@@ -40,14 +40,21 @@ pub struct Pod {
     became_ready: Option<Timestamp>,
 }
 
-/// The pods that a selector takes, the oldest first.
+/// Whether a pod is one of those that carry load, or will. A controller leaves failed ones behind, with the
+/// labels of the others, and makes new ones in their place.
+fn counts(pod: &core::Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// The pods that a selector takes, the oldest first, without those that have ended.
 ///
 /// # Errors
 /// They must not be read.
 pub async fn list(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<Pod>, ClusterError> {
     let objects = cluster.list(kinds::POD, namespace, selector).await?;
     let pods = objects.into_iter().filter_map(|object| object.try_parse::<core::Pod>().ok());
-    let mut pods: Vec<Pod> = pods.map(Pod::from).collect();
+    let mut pods: Vec<Pod> = pods.filter(counts).map(Pod::from).collect();
     pods.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
     Ok(pods)
 }
@@ -177,6 +184,16 @@ pub async fn watch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_that_have_ended_are_left_out() {
+        let pod = |phase: &str| {
+            serde_json::from_value(serde_json::json!({ "status": { "phase": phase } })).unwrap()
+        };
+        let phases = ["Pending", "Running", "Unknown", "Failed", "Succeeded"];
+        assert_eq!(phases.map(|phase| counts(&pod(phase))), [true, true, true, false, false]);
+        assert!(counts(&core::Pod::default()));
+    }
 
     fn pod(name: &str, ready: bool, restarts: i32) -> Pod {
         let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).ok();

@@ -74,12 +74,6 @@ fn has_read_a_metric(hpa: &Value) -> bool {
     wanted.is_empty() || current.any(|name| wanted.iter().any(|metric| metric.name == name))
 }
 
-/// Whether the number of replicas is held by a limit, and what the controller says of it.
-pub fn limited(hpa: &Value) -> Option<String> {
-    let Condition { holds, reason, message } = condition(hpa, "ScalingLimited")?;
-    (holds && matches!(reason, "TooManyReplicas" | "TooFewReplicas")).then(|| format!("{reason}: {message}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,9 +3,9 @@
 use super::client::{Cluster, Kind};
 use super::error::ClusterError;
 use super::kinds;
+use super::metric::selector;
 use super::pods::{self, Pod};
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -322,23 +322,7 @@ fn selector_of(name: &TargetName, spec: &Value) -> Option<String> {
         let labels = "leaderworkerset.sigs.k8s.io";
         return Some(format!("{labels}/name={},{labels}/worker-index=0", name.name));
     }
-    selector_text(&serde_json::from_value(spec["selector"].clone()).ok()?)
-}
-
-/// A selector as `kubectl -l` takes it. `None`: it takes everything.
-fn selector_text(selector: &LabelSelector) -> Option<String> {
-    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
-    let expressions = selector.match_expressions.iter().flatten().map(|expression| {
-        let values = expression.values.as_deref().unwrap_or_default().join(",");
-        match expression.operator.as_str() {
-            "In" => format!("{} in ({values})", expression.key),
-            "NotIn" => format!("{} notin ({values})", expression.key),
-            "DoesNotExist" => format!("!{}", expression.key),
-            _ => expression.key.clone(),
-        }
-    });
-    let parts: Vec<String> = labels.chain(expressions).collect();
-    (!parts.is_empty()).then(|| parts.join(","))
+    Some(selector(&spec["selector"])).filter(|text| !text.is_empty())
 }
 
 /// The label to find the pods by: `app`, else the first that the selector names.
@@ -505,19 +489,5 @@ mod tests {
         let target = Target::of(&name, "prod", &spec, &Choice::default()).unwrap();
         assert_eq!(target.gpus, 2 + 8 * 2);
         assert!(target.selector.contains("leaderworkerset.sigs.k8s.io/name=big"), "{}", target.selector);
-    }
-
-    #[test]
-    fn selectors_are_written_as_kubectl_takes_them() {
-        let selector = serde_json::from_value(json!({
-            "matchLabels": { "app": "x" },
-            "matchExpressions": [
-                { "key": "tier", "operator": "In", "values": ["a", "b"] },
-                { "key": "old", "operator": "DoesNotExist" },
-                { "key": "new", "operator": "Exists" },
-            ],
-        }));
-        assert_eq!(selector_text(&selector.unwrap()).unwrap(), "app=x,tier in (a,b),!old,new");
-        assert_eq!(selector_text(&LabelSelector::default()), None);
     }
 }

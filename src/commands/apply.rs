@@ -5,7 +5,7 @@ mod chosen;
 mod surroundings;
 mod watch;
 
-use super::cluster_target::{ClusterArgs, Target, permitted};
+use super::cluster_target::{ClusterArgs, Target, not_paused, permitted};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, Applied, ApplyMode, ClusterError, Owner, Task};
@@ -160,6 +160,7 @@ async fn carry_out(
             return Ok(outcome);
         }
         target.confirm(&format!("Apply {} to {target}?", chosen.file), arguments.cluster.yes, console)?;
+        let live = unchanged(live, target).await?;
         let (path, dropped) = write(arguments, chosen, &tried.object, live, target).await?;
         console.summary(&format!(
             "applied   {} to {target}; 'calibrate rollback {}' puts back what was there",
@@ -177,6 +178,17 @@ async fn carry_out(
         (outcome.standing, outcome.exit) = (Some(standing), Some(exit));
     }
     Ok(outcome)
+}
+
+/// What is there now, if it is what the question was about: it is what a rollback puts back.
+async fn unchanged(seen: Option<Value>, target: &Target) -> Result<Option<Value>, Failure> {
+    let now = target.live().await.or_exit(Exit::Failed)?;
+    not_paused(now.as_ref()).or_exit(Exit::Failed)?;
+    if now.as_ref().map(cluster::without_noise) == seen.as_ref().map(cluster::without_noise) {
+        return Ok(now);
+    }
+    Err(anyhow!("{target} was changed by somebody meanwhile, so nothing was written; run the command again"))
+        .or_exit(Exit::Failed)
 }
 
 /// What the API server would make of it.

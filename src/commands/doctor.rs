@@ -99,6 +99,12 @@ pub(super) fn doctor(arguments: DoctorArgs, console: Console) -> Result<Exit, Fa
         }
     }
     console.summary(&match failed {
+        0 if restore && findings.iter().any(|finding| finding.state == State::Remark) => {
+            format!(
+                "{} looked at; what belongs to a calibration that is going on is left to it",
+                findings.len()
+            )
+        }
         0 if restore => format!("{} looked at, nothing is left changed", findings.len()),
         0 => format!("{} checks, nothing stands in the way of a run", findings.len()),
         n => format!("{n} of {} checks failed", findings.len()),

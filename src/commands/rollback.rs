@@ -171,8 +171,17 @@ async fn replace(
     };
     let managed = applied.before.as_ref().and_then(|before| before.pointer("/metadata/managedFields"));
     let Some(managed) = managed else { return Ok(Ok(())) };
-    stored.metadata.managed_fields = Some(Vec::deserialize(managed)?);
-    Ok(cluster.replace(kinds::HPA, namespace, &stored).await.map(drop))
+    for _ in 1..TRIES {
+        stored.metadata.managed_fields = Some(Vec::deserialize(managed)?);
+        match cluster.replace(kinds::HPA, namespace, &stored).await {
+            // Its spec is back; only the owners are not.
+            Err(error) if error.is_conflict() => {
+                stored = cluster.get(kinds::HPA, namespace, &target.name).await?;
+            }
+            done => return Ok(done.map(drop)),
+        }
+    }
+    Err(anyhow!("its spec was put back, but not who owns which field: somebody changes it all the time"))
 }
 
 /// Whether what is there has the very spec that was there before.

@@ -13,7 +13,7 @@ pub enum PodChange {
     Gone,
     /// A container of it ended and was started again.
     Restarted,
-    /// It stopped to be ready.
+    /// It stopped being ready.
     NotReady,
     /// It became ready.
     Ready,
@@ -26,7 +26,7 @@ impl PodChange {
             PodChange::Came => "came",
             PodChange::Gone => "went",
             PodChange::Restarted => "restarted",
-            PodChange::NotReady => "stopped to be ready",
+            PodChange::NotReady => "stopped being ready",
             PodChange::Ready => "became ready",
         }
     }

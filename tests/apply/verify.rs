@@ -215,7 +215,7 @@ fn a_target_that_never_scales_does_not_hold_and_the_reason_is_said() {
         "--startup",
         "1s",
         "--lag",
-        "0s",
+        "1s",
         "--scrape",
         "1s",
     ]);

@@ -17,7 +17,7 @@ use crate::scenario::{ClusterSettings, Scenario, Settings, Via};
 use crate::units::Seconds;
 use anyhow::anyhow;
 use futures::FutureExt;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,19 +143,17 @@ impl Found {
             return Ok(());
         }
         let place = self.cluster.identity();
-        if !io::stdin().is_terminal() {
-            return Err(anyhow!("this changes objects in {place}; add --yes to allow it"))
-                .or_exit(Exit::Usage);
-        }
-        self.console.note(&format!("change this in {place}, and put it back afterwards? [y/N]"));
-        let answer = tokio::task::spawn_blocking(|| {
-            let mut answer = String::new();
-            io::stdin().read_line(&mut answer).map(|_| answer)
-        });
-        let answer = answer.await.or_exit(Exit::Failed)?.or_exit(Exit::Failed)?;
-        match answer.trim() {
-            "y" | "Y" | "yes" => Ok(()),
-            _ => Err(anyhow!("nothing was changed, since you did not say yes")).or_exit(Exit::Interrupted),
+        let question = format!("change this in {place}, and put it back afterwards?");
+        let console = self.console;
+        let answer = tokio::task::spawn_blocking(move || console.confirm(&question));
+        match answer.await.or_exit(Exit::Failed)? {
+            Some(true) => Ok(()),
+            Some(false) => {
+                Err(anyhow!("nothing was changed, since you did not say yes")).or_exit(Exit::Interrupted)
+            }
+            None => {
+                Err(anyhow!("this changes objects in {place}; add --yes to allow it")).or_exit(Exit::Usage)
+            }
         }
     }
 
@@ -220,7 +218,7 @@ impl Held {
     pub(super) async fn reach(&self) -> Result<Reached, Failure> {
         let Found { cluster, target, scenario, console, .. } = &self.found;
         let wanted = scenario.settings.replicas.unwrap_or(target.replicas);
-        let (pods, seen) = self.wait_for(wanted).await?;
+        let (pods, new) = self.wait_for(wanted).await?;
         let inside = cluster.identity().context.is_none();
         let via = scenario.workload.via.unwrap_or(if inside { Via::PodIp } else { Via::PortForward });
         let way = if via == Via::PodIp { Way::Direct } else { Way::PortForward };
@@ -247,7 +245,7 @@ impl Held {
             own.push(forward(std::slice::from_ref(pod), target.port.number).await?);
         }
         let urls: Vec<String> = metrics.iter().map(|one| format!("{}/{path}", one.url())).collect();
-        let starts = self.starts(&pods, &seen, &own).await;
+        let starts = self.starts(&pods, &new, &own).await;
         Ok(Reached {
             scenario: self.scenario(&pods, url, urls)?,
             cluster: cluster.clone(),
@@ -260,24 +258,18 @@ impl Held {
         })
     }
 
-    /// Waits until so many pods are ready and no others are there. Gives them, and when each that is new was
-    /// seen to be ready.
-    async fn wait_for(&self, wanted: u32) -> Result<(Vec<Pod>, Vec<(String, Instant)>), Failure> {
+    /// Waits until so many pods are ready and no others are there. Gives them, and the names of the new ones.
+    async fn wait_for(&self, wanted: u32) -> Result<(Vec<Pod>, Vec<String>), Failure> {
         let Found { cluster, target, console, .. } = &self.found;
         let start = tokio::time::Instant::now();
-        let mut seen: Vec<(String, Instant)> = Vec::new();
         let mut told = String::new();
         loop {
             let mut pods = target.pods(cluster).await.or_exit(Exit::Failed)?;
             pods.retain(|pod| !pod.ending);
-            let is_new = |pod: &&Pod| pod.ready && !self.before.iter().any(|old| old.uid == pod.uid);
-            for pod in pods.iter().filter(is_new) {
-                if !seen.iter().any(|(name, _)| *name == pod.name) {
-                    seen.push((pod.name.clone(), Instant::now()));
-                }
-            }
             if pods.len() as u32 == wanted && pods.iter().all(|pod| pod.ready) {
-                return Ok((pods, seen));
+                let is_new = |pod: &&Pod| !self.before.iter().any(|old| old.uid == pod.uid);
+                let new = pods.iter().filter(is_new).map(|pod| pod.name.clone()).collect();
+                return Ok((pods, new));
             }
             let ready = pods.iter().filter(|pod| pod.ready).count();
             let mut state = format!("waiting for {wanted} ready pods, there are {ready}");
@@ -296,17 +288,19 @@ impl Held {
         }
     }
 
-    /// How long the pods took to start; those that came for this run up to their first answer.
-    async fn starts(&self, pods: &[Pod], seen: &[(String, Instant)], own: &[Forwarder]) -> Vec<PodStart> {
+    /// How long the pods took to start; those that came for this run up to their first answer: until they were
+    /// ready, and from the first question on, since they are asked one after the other when all are.
+    async fn starts(&self, pods: &[Pod], new: &[String], own: &[Forwarder]) -> Vec<PodStart> {
         let Found { cluster, target, console, .. } = &self.found;
         let mut starts = Vec::new();
         for (pod, way) in pods.iter().zip(own) {
             // Without the right to read events the rest is still known.
             let pulled = pods::pulled(cluster, &target.namespace, pod).await.ok().flatten();
             let Some(mut start) = pod.start(pulled) else { continue };
-            if let Some((_, ready_seen)) = seen.iter().find(|(name, _)| *name == pod.name) {
+            if new.contains(&pod.name) {
+                let asked = Instant::now();
                 if first_answer::wait(&way.url()).await {
-                    let after = Seconds(ready_seen.elapsed().as_secs_f64());
+                    let after = Seconds(asked.elapsed().as_secs_f64());
                     start.first_completion = start.ready.map(|ready| ready + after);
                 }
                 console.note(&format!("pod {} took {} to serve", pod.name, shown(&start)));

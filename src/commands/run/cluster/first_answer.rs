@@ -1,5 +1,6 @@
 //! The first answer of a pod that is ready: only then does a replica carry load.
 
+use reqwest::StatusCode;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,11 +19,9 @@ pub(super) async fn wait(url: &str) -> bool {
         let answer = client.post(format!("{url}/generate")).json(&generate).send().await;
         match answer.map(|answer| answer.status()) {
             Ok(status) if status.is_success() => return true,
-            Ok(status)
-                if status == reqwest::StatusCode::NOT_FOUND && openai_completion(&client, url).await =>
-            {
-                return true;
-            }
+            // Who may not ask is not answered, however long.
+            Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return false,
+            Ok(status) if status.is_client_error() && openai_completion(&client, url).await => return true,
             _ => tokio::time::sleep(AGAIN).await,
         }
     }
