@@ -270,7 +270,7 @@ pub(super) fn known(info: Option<&serde_json::Value>, scenario: &Scenario) -> Kn
 
 /// The server as manifests know it, by the name of its profile, or by the profile itself where that is the
 /// user's own; runs that name none are of TGI. `Err`: why none are written.
-fn server(kind: Option<&str>, own: Option<&str>) -> Result<Server, String> {
+pub(super) fn server(kind: Option<&str>, own: Option<&str>) -> Result<Server, String> {
     let profile = match (kind, own) {
         (_, Some(text)) => Profile::parse("the recorded profile", text),
         (Some(kind), None) => Profile::built_in(kind),

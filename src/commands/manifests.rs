@@ -6,7 +6,7 @@ use super::server;
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{self, HpaMetric};
-use crate::hpa::{Generation, Quantity, first_average_that_scales_up};
+use crate::hpa::{Generation, Quantity, TOLERANCE, first_average_that_scales_up};
 use crate::manifest::{
     self, ClusterNames, GpuMetric, LeftOut, ManifestFile, Provenance, Server, read_objects,
 };
@@ -23,9 +23,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// The tolerance of a controller that is not told another.
-const TOLERANCE: f64 = 0.1;
 
 /// The limits of the Job, to begin with.
 const JOB_SLOS: [&str; 2] = ["ttft:p95:2s", "tpot:p95:100ms"];

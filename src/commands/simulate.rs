@@ -117,7 +117,7 @@ pub(super) fn simulate(arguments: &SimulateArgs, console: Console) -> Result<Exi
     let run = record::read(&arguments.run).or_exit(Exit::Usage)?;
     let scenario = scenario(arguments, &run).or_exit(Exit::Usage)?;
     let range = arguments.cluster.range(&scenario).or_exit(Exit::Usage)?;
-    let mut candidates = manifests(arguments, scenario.tolerance, console).or_exit(Exit::Usage)?;
+    let mut candidates = manifests(arguments, &run, &scenario, console).or_exit(Exit::Usage)?;
     let derive = || derive::from_run(&run, &scenario, None);
     let derived = console.during("fitting a replica to the record", derive).or_exit(Exit::Usage)?;
     valid(&derived.analysis).or_exit(Exit::Invalid)?;
@@ -226,8 +226,16 @@ pub(super) fn goal(slos: &[Slo]) -> f64 {
 }
 
 /// The manifests that are played as they stand.
-fn manifests(arguments: &SimulateArgs, tolerance: f64, console: Console) -> anyhow::Result<Vec<Candidate>> {
-    let read = |path: &PathBuf| hpa_file::read(path, tolerance, |remark| console.note(&remark));
+fn manifests(
+    arguments: &SimulateArgs,
+    run: &RecordedRun,
+    scenario: &Scenario,
+    console: Console,
+) -> anyhow::Result<Vec<Candidate>> {
+    let names = derive::names_of(run, scenario).ok();
+    let read = |path: &PathBuf| {
+        hpa_file::read(path, scenario.tolerance, names.as_ref(), |remark| console.note(&remark))
+    };
     arguments.hpa.iter().map(read).collect()
 }
 

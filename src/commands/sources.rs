@@ -317,7 +317,7 @@ pub(super) async fn check(
 pub(super) fn everywhere(scenario: &Scenario) -> Option<String> {
     let settings = &scenario.sources;
     let selector = settings.prometheus_selector.as_deref().unwrap_or_default();
-    let named = scenario.cluster.cluster_name.is_some() || selector.contains("cluster");
+    let named = scenario.cluster.cluster_name.is_some() || labels::has_matcher(selector, "cluster");
     (settings.is_managed() && !named).then(|| {
         "--prometheus gmp: holds the series of every cluster of the project, and none is named: add --cluster-name, or \
          a cluster to --prometheus-selector"

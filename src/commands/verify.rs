@@ -18,7 +18,8 @@ use crate::hpa::HpaSpec;
 use crate::measurement::Event;
 use crate::record::{self, RecordedRun};
 use crate::replay::{
-    Capacities, Conditions, Look, Pipeline, Predicted, Seen, StartUp, TrafficSpec, Verified, World, held_out,
+    Autoscaler, Capacities, Conditions, Look, Pipeline, Predicted, Seen, StartUp, TrafficSpec, Verified,
+    World, held_out,
 };
 use crate::scenario::{RampSpec, Scenario, Settings, SourceSettings, WorkloadSettings};
 use crate::units::{Replicas, Seconds};
@@ -61,7 +62,7 @@ pub struct VerifyArgs {
     /// Where the load goes [default: the ready pods of the HPA's Deployment]
     #[arg(long, value_name = "URL", help_heading = "Target")]
     pub target: Option<String>,
-    /// Port of the pods, by name or number, where they have several
+    /// Port of the pods, by name or number, where they have several [default: the run's own]
     #[arg(long, value_name = "PORT", help_heading = "Target")]
     pub port: Option<String>,
     /// Allow load to a public address: it is mine
@@ -79,9 +80,9 @@ pub struct VerifyArgs {
     /// Time between two scrapes of a replica
     #[arg(long, value_name = "TIME", default_value = "15s", help_heading = "Prediction")]
     pub scrape: Seconds,
-    /// Time from a scrape until the HPA can read it
-    #[arg(long, value_name = "TIME", default_value = "15s", help_heading = "Prediction")]
-    pub lag: Seconds,
+    /// Age of a value when the HPA reads it, half a scrape interval included [default: the run's own, else 22.5s]
+    #[arg(long, value_name = "TIME", help_heading = "Prediction")]
+    pub lag: Option<Seconds>,
     /// Percent of requests that may break a limit [default: by the SLO's percentile, else 5]
     #[arg(long, value_name = "PERCENT", help_heading = "Prediction")]
     pub goal: Option<f64>,
@@ -114,7 +115,7 @@ pub(super) fn verify(arguments: &VerifyArgs, console: Console) -> Result<Exit, F
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let directory = arguments.out.clone().unwrap_or_else(|| arguments.run.join("verify").join(&time));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Failed)?;
-    let driven = runtime.block_on(drive(arguments, settings, &load, &directory, console));
+    let driven = runtime.block_on(drive(arguments, (&run, &scenario), settings, &load, &directory, console));
     runtime.shutdown_timeout(Duration::from_secs(1));
     let driven = driven?;
     let outcome = judge(arguments, &run, &scenario, &load, &driven, directory).or_exit(Exit::Failed)?;
@@ -138,6 +139,7 @@ struct Driven {
 /// Sends the load, and looks at the autoscaler meanwhile.
 async fn drive(
     arguments: &VerifyArgs,
+    (run, calibrated): (&RecordedRun, &Scenario),
     settings: Settings,
     load: &Load,
     directory: &Path,
@@ -146,8 +148,13 @@ async fn drive(
     let place = named_hpa(&arguments.run, arguments.hpa.as_deref())?;
     let cluster = context_of(arguments.context.as_deref(), console).await?;
     let hpa = hpa(&cluster, &place).await.or_exit(Exit::Usage)?;
+    // One that cannot be played is refused before any load.
+    scaler(&hpa, run, calibrated).or_exit(Exit::Usage)?;
     let workload = workload(&hpa, &place.namespace).or_exit(Exit::Usage)?;
-    let choice = cluster::Choice { port: arguments.port.as_deref(), ..cluster::Choice::default() };
+    let choice = cluster::Choice {
+        container: settings.cluster.container.as_deref(),
+        port: arguments.port.as_deref().or(settings.workload.port.as_deref()),
+    };
     let target = Target::read(&cluster, &workload, &choice).await.or_exit(Exit::Failed)?;
     let ready = target.ready_pods(&cluster).await.or_exit(Exit::Failed)?;
     console.note(&format!(
@@ -277,6 +284,13 @@ fn on_one_clock(verification: &RecordedRun, looks: &[watch::Timed]) -> anyhow::R
     Ok((start, looks[before.min(looks.len().saturating_sub(1))..].to_vec()))
 }
 
+/// The HPA as it is played.
+fn scaler(hpa: &Value, run: &RecordedRun, scenario: &Scenario) -> anyhow::Result<Autoscaler> {
+    let spec = hpa.get("spec").cloned().unwrap_or_default();
+    let spec = HpaSpec::deserialize(spec).context("the HPA's spec cannot be read")?;
+    hpa_file::scaler(&spec, scenario.tolerance, derive::names_of(run, scenario).ok().as_ref())
+}
+
 /// What `simulate` says of the same traffic, from the replicas that there were; and the HPA's `maxReplicas`.
 fn predict(
     arguments: &VerifyArgs,
@@ -286,16 +300,14 @@ fn predict(
     hpa: &Value,
     (started_with, goal): (usize, f64),
 ) -> anyhow::Result<(Predicted, u32, Vec<String>)> {
-    let spec = hpa.get("spec").cloned().unwrap_or_default();
-    let spec = HpaSpec::deserialize(spec).context("the HPA's spec cannot be read")?;
-    let scaler = hpa_file::scaler(&spec, scenario.tolerance)?;
+    let scaler = scaler(hpa, run, scenario)?;
     let derived = derive::from_run(run, scenario, None)?;
     let replica = replica::of_run(run, scenario, &derived.analysis)?;
     let capacities = Capacities::of(&replica.plant, goal, scaler.settings.range);
-    let startup = arguments.startup.unwrap_or_else(|| derive::startup(scenario, &run.events).0);
+    let assumptions = derive::assumptions(scenario, &derived.analysis, &run.events);
     let conditions = Conditions {
-        pipeline: Pipeline { scrape: arguments.scrape, ingest: arguments.lag, ..Pipeline::default() },
-        start_up: StartUp { mean: startup, ..StartUp::default() },
+        pipeline: Pipeline::with_lag(arguments.scrape, arguments.lag.unwrap_or(assumptions.lag)),
+        start_up: StartUp { mean: arguments.startup.unwrap_or(assumptions.startup), ..StartUp::default() },
         gpus_per_replica: scenario.gpus_per_replica,
         ..Conditions::default()
     };
@@ -351,7 +363,7 @@ fn check(arguments: &VerifyArgs) -> anyhow::Result<()> {
     };
     within("scale", arguments.scale, 1e-6, 1e6)?;
     within("scrape (seconds)", arguments.scrape.0, 0.1, 300.0)?;
-    within("lag (seconds)", arguments.lag.0, 0.0, 3600.0)?;
+    within("lag (seconds)", arguments.lag.unwrap_or(arguments.scrape).0, arguments.scrape.0 / 2.0, 3600.0)?;
     within("startup (seconds)", arguments.startup.unwrap_or_default().0, 0.0, 7200.0)?;
     within("goal (percent)", arguments.goal.unwrap_or(5.0), 0.01, 99.0)?;
     if arguments.max_duration.is_some_and(|most| most < Seconds(5.0)) {

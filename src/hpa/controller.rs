@@ -7,9 +7,9 @@ use super::spec::HpaSpec;
 use crate::units::Seconds;
 
 /// The controller's flag --horizontal-pod-autoscaler-tolerance.
-pub(super) const TOLERANCE: f64 = 0.1;
+pub const TOLERANCE: f64 = 0.1;
 /// The controller's flag --horizontal-pod-autoscaler-downscale-stabilization.
-pub(super) const DOWNSCALE_STABILIZATION: Seconds = Seconds(300.0);
+pub const DOWNSCALE_STABILIZATION: Seconds = Seconds(300.0);
 
 /// A proposal that was made, before stabilization.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -22,13 +22,17 @@ mod tolerance;
 pub use average_value::{first_average_that_scales_up, scales_up};
 pub use behavior::{Behavior, Event, Events, Policy, PolicyKind, Range, Rules, SelectPolicy, StepLimit};
 pub use cases::{CaseError, Evaluation, EventAfter, Outcome, evaluate};
-pub use controller::{Controller, Decision, Recommendation, Recommendations, Settings};
+pub use controller::{
+    Controller, DOWNSCALE_STABILIZATION, Decision, Recommendation, Recommendations, Settings, TOLERANCE,
+};
 pub use quantity::{ParseQuantityError, Quantity};
 pub use recording::Replay;
 pub use replica_calculator::{
     NoProposal, Phase, Pod, Proposal, Source, Target, Workload, propose, propose_tersely,
 };
 pub use series::{Column, Series, SeriesReplay, SeriesSettings, SeriesSync, TooManySyncs};
-pub use spec::{BadMetric, BehaviorSpec, HpaSpec, MetricName, MetricSpec, RulesSpec, SourceSpec, TargetSpec};
+pub use spec::{
+    BadMetric, BehaviorSpec, HpaSpec, MetricName, MetricSpec, RulesSpec, Selector, SourceSpec, TargetSpec,
+};
 pub use sync::{Flags, Reading, Synced};
 pub use tolerance::{Generation, Tolerances};

@@ -7,6 +7,7 @@ use super::replica_calculator::{Source, Target};
 use super::tolerance::{Generation, Tolerances};
 use crate::units::Seconds;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// `spec` of an HPA.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -47,11 +48,23 @@ pub struct SourceSpec {
     pub target: TargetSpec,
 }
 
-/// The name of a metric. Its selector decides nothing here.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// The name of a metric, and which of its series are meant. The controller reckons the same with any.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct MetricName {
     /// The name.
     pub name: String,
+    /// Which series.
+    #[serde(default)]
+    pub selector: Option<Selector>,
+}
+
+/// A selector of series, as far as it names labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Selector {
+    /// Labels and their values.
+    #[serde(default)]
+    pub match_labels: BTreeMap<String, String>,
 }
 
 /// A target as it is written.
@@ -103,6 +116,17 @@ pub enum BadMetric {
 }
 
 impl MetricSpec {
+    /// The metric that is meant, where the type's source is there.
+    pub fn metric(&self) -> Option<&MetricName> {
+        let given = match self.kind.as_str() {
+            "Pods" => &self.pods,
+            "Object" => &self.object,
+            "External" => &self.external,
+            _ => &None,
+        };
+        given.as_ref().map(|given| &given.metric)
+    }
+
     /// The source, the name and the target that the controller takes.
     pub fn resolve(&self) -> Result<(Source, &str, Target), BadMetric> {
         let (source, given) = match self.kind.as_str() {

@@ -80,7 +80,7 @@ pub(super) fn behavior(tolerance: Option<f64>) -> HorizontalPodAutoscalerBehavio
 }
 
 /// A fraction of 1 in milli-units, or in micro-units where those do not do.
-fn fraction(value: f64) -> Quantity {
+pub(super) fn fraction(value: f64) -> Quantity {
     let micro = (value * 1e6).round() as i64;
     Quantity(if micro % 1000 == 0 { Milli(micro / 1000).to_string() } else { format!("{micro}u") })
 }
@@ -112,6 +112,21 @@ fn metric(
         let pods = Some(PodsMetricSource { metric, target });
         MetricSpec { type_: "Pods".to_owned(), pods, ..MetricSpec::default() }
     })
+}
+
+/// The signal that an HPA's metric of this name and these labels is, by whichever adapter. `None`: none that is
+/// written here for this server.
+pub fn signal_of(name: &str, labels: &BTreeMap<String, String>, names: &ClusterNames) -> Option<Signal> {
+    let adapters = [Adapter::Stackdriver, Adapter::Prometheus, Adapter::Native];
+    let is = |signal: Signal, adapter: Adapter| {
+        let Ok(written) = metric(signal, Milli(1000), adapter, names) else { return false };
+        let metric = written.pods.map(|pods| pods.metric);
+        let Some(metric) = metric.or(written.external.map(|external| external.metric)) else { return false };
+        let wanted = metric.selector.and_then(|selector| selector.match_labels).unwrap_or_default();
+        metric.name == name
+            && (signal.is_external() || wanted.iter().all(|(label, value)| labels.get(label) == Some(value)))
+    };
+    Signal::ALL.into_iter().find(|signal| adapters.into_iter().any(|adapter| is(*signal, adapter)))
 }
 
 /// The metric's name as the Stackdriver adapter knows it.

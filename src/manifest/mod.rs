@@ -23,7 +23,7 @@ mod setup;
 mod yaml;
 
 pub use autoscaling_metric::{AutoscalingMetric, autoscaling_metric};
-pub use hpa::{Adapter, hpa};
+pub use hpa::{Adapter, hpa, signal_of};
 pub use job::job;
 pub use keda::{ScaledObject, TriggerAuthentication, scaled_object, trigger_authentication};
 pub use names::{ClusterNames, NamesError};

@@ -2,8 +2,11 @@
 
 use super::render::in_unit;
 use super::{Adapter, ClusterNames, ManifestError, ManifestFile, Provenance, hpa, to_yaml};
-use crate::hpa::{Behavior, BehaviorSpec, Policy, PolicyKind, Rules, RulesSpec, SelectPolicy};
-use crate::units::{Milli, Seconds, Signal};
+use crate::hpa::{
+    Behavior, BehaviorSpec, DOWNSCALE_STABILIZATION, Policy, PolicyKind, Rules, RulesSpec, SelectPolicy,
+    TOLERANCE,
+};
+use crate::units::{Milli, Signal};
 use k8s_openapi::api::autoscaling::v2::{
     HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior, HorizontalPodAutoscalerSpec,
 };
@@ -11,9 +14,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// Name of its file.
 pub const OPTIMIZED: &str = "hpa-optimized.yaml";
-
-/// The controller's flag --horizontal-pod-autoscaler-downscale-stabilization.
-const DOWN_WINDOW: Seconds = Seconds(300.0);
 
 /// What the search found.
 #[derive(Debug, Clone, Copy)]
@@ -43,20 +43,32 @@ pub fn optimized(
     let value = in_unit(found.signal, found.average_value, names);
     let written = hpa::hpa(&[(found.signal, value)], Adapter::Stackdriver, found.tolerance, names);
     let mut object = written.map_err(ManifestError::LeftOut)?;
-    let behavior = found.behavior.map(behavior);
+    let own = (found.tolerance != TOLERANCE && names.has_tolerance()).then_some(found.tolerance);
+    let behavior = found.behavior.map(|spec| behavior(spec, own));
+    let told = own.is_some() && behavior.is_some();
     object.spec = HorizontalPodAutoscalerSpec { behavior, ..object.spec };
     let mut header =
         vec![format!("Scales {} on {}, as searched under traffic.", names.deployment, found.signal)];
     header.push("It takes the place of the other HPAs: apply only one.".to_owned());
     header.extend(provenance.lines.iter().cloned());
     header.extend(found.reasons.iter().cloned());
+    header.extend((found.tolerance != TOLERANCE && !told).then(|| {
+        format!(
+            "It was played with a tolerance of {}, and controllers have {TOLERANCE} unless told otherwise by \
+             --horizontal-pod-autoscaler-tolerance",
+            found.tolerance
+        )
+    }));
     Ok(ManifestFile { name: OPTIMIZED.to_owned(), text: to_yaml(&object, &header)? })
 }
 
-/// A behavior with the API's defaults written out.
-fn behavior(spec: &BehaviorSpec) -> HorizontalPodAutoscalerBehavior {
-    let Behavior { up, down } = spec.complete(DOWN_WINDOW);
-    let tolerance = |rules: Option<&RulesSpec>| Some(Quantity(rules?.tolerance?.to_string()));
+/// A behavior with the API's defaults written out, and the tolerance where the controller has another.
+fn behavior(spec: &BehaviorSpec, own: Option<f64>) -> HorizontalPodAutoscalerBehavior {
+    let Behavior { up, down } = spec.complete(DOWNSCALE_STABILIZATION);
+    let tolerance = |rules: Option<&RulesSpec>| {
+        let given = rules.and_then(|rules| rules.tolerance).map(|given| Quantity(given.to_string()));
+        given.or_else(|| own.map(hpa::fraction))
+    };
     HorizontalPodAutoscalerBehavior {
         scale_up: Some(rules(&up, tolerance(spec.scale_up.as_ref()))),
         scale_down: Some(rules(&down, tolerance(spec.scale_down.as_ref()))),

@@ -5,12 +5,10 @@ use super::{
     autoscaling_metric, cloud_monitoring, grafana, hpa, keda, pod_monitoring, prometheus_adapter, setup,
     to_yaml,
 };
+use crate::hpa::TOLERANCE;
 use crate::recommend::{Recommendation, Target};
 use crate::units::{Milli, Signal};
 use serde_json::Value;
-
-/// The tolerance of a controller that is not told another.
-const DEFAULT_TOLERANCE: f64 = 0.1;
 
 /// The files that hold a target or name one that does, and so must not outlive it.
 pub const OF_TARGETS: [&str; 11] = [
@@ -214,7 +212,7 @@ impl Set<'_> {
             lines.extend(target.remarks.iter().map(|remark| format!("Note: {prefix}{remark}")));
             lines.extend(self.other_counter(*signal).map(|line| format!("Note: {prefix}{line}")));
         }
-        lines.extend(tolerance_warning(self.recommendation, self.names));
+        lines.extend(tolerance_warning(self.tolerance(), self.names));
         Ok(lines)
     }
 
@@ -344,11 +342,10 @@ pub(super) fn in_unit(signal: Signal, value: Milli, names: &ClusterNames) -> Mil
 }
 
 /// A target that reckons with another tolerance than the controller has misses its mark.
-fn tolerance_warning(recommendation: &Recommendation, names: &ClusterNames) -> Option<String> {
-    let tolerance = recommendation.assumptions.tolerance;
-    (tolerance != DEFAULT_TOLERANCE && !names.has_tolerance()).then(|| {
+pub(super) fn tolerance_warning(tolerance: f64, names: &ClusterNames) -> Option<String> {
+    (tolerance != TOLERANCE && !names.has_tolerance()).then(|| {
         format!(
-            "the targets reckon with a tolerance of {tolerance}, and controllers have {DEFAULT_TOLERANCE} unless told \
+            "the targets reckon with a tolerance of {tolerance}, and controllers have {TOLERANCE} unless told \
              otherwise: by --horizontal-pod-autoscaler-tolerance, or by behavior.scaleUp.tolerance in the HPA, which \
              --cluster-version 1.35 or later writes"
         )
@@ -367,5 +364,6 @@ pub fn warnings(recommendation: &Recommendation, names: &ClusterNames) -> Vec<St
     });
     let unselective = names.check_place().err().filter(|_| external);
     let unselective = unselective.map(|reason| format!("the HPAs on GPU metrics are left out: {reason}"));
-    unselective.into_iter().chain(gpus).chain(tolerance_warning(recommendation, names)).collect()
+    let tolerance = tolerance_warning(recommendation.assumptions.tolerance, names);
+    unselective.into_iter().chain(gpus).chain(tolerance).collect()
 }

@@ -69,12 +69,17 @@ fn selected(name: &str, cluster: &Labels, matchers: &Labels) -> String {
     format!("{name}{{{}}}", matchers.join(","))
 }
 
-/// The pods of a Deployment are called after it, its ReplicaSet and themselves.
+/// The pods of a Deployment are called after it, its ReplicaSet and themselves; those of a StatefulSet, and the
+/// leaders of a LeaderWorkerSet, by their number.
 fn pods(names: &ClusterNames) -> Labels {
+    let own = match names.scaled.1.as_str() {
+        "StatefulSet" | "LeaderWorkerSet" => "[0-9]+",
+        _ => "[0-9a-z]+-[0-9a-z]+",
+    };
     let deployment = names.deployment.replace('.', "\\\\.");
     vec![
         ("namespace".to_owned(), equals(&names.namespace)),
-        ("pod".to_owned(), format!("=~\"{deployment}-[0-9a-z]+-[0-9a-z]+\"")),
+        ("pod".to_owned(), format!("=~\"{deployment}-{own}\"")),
     ]
 }
 

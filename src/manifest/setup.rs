@@ -57,13 +57,21 @@ fn scraping(names: &ClusterNames) -> String {
          #    GPUs. The exporter's PodMonitoring must be in the exporter's namespace.\n\
          gcloud container clusters update \"$cluster\" --location \"$location\" --project \"$project\" --enable-managed-prometheus\n"
         .to_owned();
-    if let (Some(name), Some(number)) = (names.port_name(), names.port_number()) {
+    let kind = names.scaled.1.as_str();
+    if let (Some(name), "LeaderWorkerSet") = (names.port_name(), kind) {
+        let _ = writeln!(
+            text,
+            "#    The port is scraped by its name, so that series get a container label: its leaders' template must call it\n\
+             #    '{name}'.",
+        );
+    } else if let (Some(name), Some(number)) = (names.port_name(), names.port_number()) {
         let _ = writeln!(
             text,
             "#    The port is scraped by its name, so that series get a container label. This gives it the name, and\n\
              #    starts the pods anew if it had another.\n\
-             kubectl -n \"$namespace\" patch deployment \"$deployment\" --type strategic -p \\\n  \
+             kubectl -n \"$namespace\" patch {kind} \"$deployment\" --type strategic -p \\\n  \
              '{{\"spec\":{{\"template\":{{\"spec\":{{\"containers\":[{{\"name\":\"{container}\",\"ports\":[{{\"name\":\"{name}\",\"containerPort\":{number}}}]}}]}}}}}}}}'",
+            kind = kind.to_lowercase(),
             container = names.container,
         );
     }

@@ -475,3 +475,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_optimum_carries_the_tolerance_that_it_was_played_with_or_says_so() {
+    let spec: crate::hpa::BehaviorSpec =
+        serde_json::from_str(r#"{"scaleDown": {"stabilizationWindowSeconds": 120}}"#).unwrap();
+    let text = |behavior, tolerance, names: &ClusterNames| {
+        let found = Optimized {
+            signal: Signal::Batch,
+            average_value: Milli(20_240),
+            behavior,
+            tolerance,
+            reasons: &[],
+        };
+        optimized(&found, names, &Provenance::default()).unwrap().text
+    };
+    let own = text(Some(&spec), 0.05, &known());
+    assert_eq!(own.matches("tolerance: 50m").count(), 2, "{own}");
+    assert!(!own.contains("unless told otherwise"), "{own}");
+    for (behavior, names) in [(Some(&spec), names()), (None, known())] {
+        let told = text(behavior, 0.05, &names);
+        assert!(told.contains("with a tolerance of 0.05") && !told.contains("tolerance: 50m"), "{told}");
+    }
+    let plain = text(None, 0.1, &names());
+    assert!(!plain.contains("olerance") && !plain.contains("behavior"), "{plain}");
+}
+
+#[test]
+fn pods_of_other_workloads_are_known_by_their_names() {
+    for (kind, pods) in [
+        ("Deployment", "pod=~\\\"tgi-gemma-deployment-[0-9a-z]+-[0-9a-z]+\\\""),
+        ("StatefulSet", "pod=~\\\"tgi-gemma-deployment-[0-9]+\\\""),
+        ("LeaderWorkerSet", "pod=~\\\"tgi-gemma-deployment-[0-9]+\\\""),
+    ] {
+        let names = ClusterNames { scaled: ("v1".to_owned(), kind.to_owned()), ..known() };
+        let all = render_all(&recommendation(), &names, &Provenance::default()).unwrap();
+        let file = |name: &str| &all.files.iter().find(|file| file.name == name).unwrap().text;
+        assert!(file("dashboard.json").contains(pods), "{kind}");
+        let setup = file("setup.sh");
+        let patches = setup.contains(&format!("patch {} \"$deployment\"", kind.to_lowercase()));
+        assert_eq!(patches, kind != "LeaderWorkerSet", "{setup}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Google's Cloud Monitoring, where GKE puts the duty cycle of its accelerators once a minute.
 
+use super::dcgm::to_percent;
 use super::google::GoogleAccess;
 use super::http::{self, Problem, ProblemKind};
 use super::replicas::ReplicaNames;
@@ -306,8 +307,9 @@ impl CloudMonitoring {
                 let sample = Sample::new(at, Seconds::ZERO, Source::CloudMonitoring, replica);
                 sample.received(arrived - time, arrived)
             });
-            let series = self.metrics[index].series;
-            let sum = values.iter().sum::<f64>();
+            let TimeSeries { series, metric, .. } = &self.metrics[index];
+            let series = *series;
+            let sum = values.iter().sum::<f64>() * to_percent(metric);
             let share = of_each_gpu(series) || series == Series::KvUsage;
             sample.set(series, Some(if share { sum / values.len() as f64 } else { sum }));
         }

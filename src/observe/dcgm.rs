@@ -14,6 +14,11 @@ const ENGINE_ACTIVE: [&str; 2] = ["DCGM_FI_PROF_GR_ENGINE_ACTIVE", "dcgm_fi_prof
 const SM_ACTIVE: [&str; 2] = ["DCGM_FI_PROF_SM_ACTIVE", "dcgm_fi_prof_sm_active"];
 const MEMORY_USED: [&str; 2] = ["DCGM_FI_DEV_FB_USED", "dcgm_fi_dev_fb_used"];
 
+/// What makes percent of a GPU metric by its name, however it is brought: the profiling ones count from 0 to 1.
+pub fn to_percent(metric: &str) -> f64 {
+    if metric.to_lowercase().contains("dcgm_fi_prof_") { 100.0 } else { 1.0 }
+}
+
 /// Whose GPUs of an exporter are meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpusOf {
@@ -58,6 +63,12 @@ fn whose<'a>(points: &[&'a Point], gpus: &'a GpusOf) -> Result<Option<&'a str>, 
                 "it shows GPUs of several nodes ({}); name the exporter of the replica's node",
                 names(&nodes)
             ),
+        ),
+        None if pods.is_empty() && points.iter().any(|point| pod(point, &GpusOf::default()).is_some()) => (
+            ProblemKind::Missing,
+            "its GPUs work for pods of other namespaces only; name the exporter of the replica's node, or mend \
+             --namespace"
+                .to_owned(),
         ),
         // GPUs without a pod are idle beside the only one that works.
         wanted => return Ok(wanted.as_deref().or(pods.first().copied())),
@@ -163,6 +174,7 @@ mod tests {
         let twins = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",pod=\"a\",namespace=\"x\"} 10\n\
             DCGM_FI_DEV_GPU_UTIL{gpu=\"1\",pod=\"a\",namespace=\"y\"} 90\n";
         assert_eq!(read_in(twins, Some("a"), Some("x")).unwrap()[0], Some(10.0));
+        assert!(read_in(twins, None, Some("z")).unwrap_err().contains("of other namespaces only"));
         // Scraped by a Prometheus that puts its own labels first.
         let exported = "DCGM_FI_DEV_GPU_UTIL{pod=\"dcgm-exporter-x\",exported_pod=\"a\"} 10\n";
         assert_eq!(read_of(exported, Some("a")).unwrap()[0], Some(10.0));

@@ -19,7 +19,7 @@ mod replicas;
 mod scrape;
 
 pub use cloud_monitoring::{CloudMonitoring, Expected, TimeSeries};
-pub use dcgm::GpusOf;
+pub use dcgm::{GpusOf, to_percent};
 pub use feed::{Feed, Observer};
 pub use google::{GoogleAccess, GoogleCredentials};
 pub use http::{Problem, ProblemKind, api_client_builder, client_builder};

@@ -9,7 +9,7 @@ use super::plant::Plant;
 use super::steadiness::{Steadiness, steadiness};
 use super::traffic::{Path, Traffic};
 use crate::batching::ServerModel;
-use crate::hpa::{BehaviorSpec, Range, Settings, Source, Target, Tolerances};
+use crate::hpa::{BehaviorSpec, DOWNSCALE_STABILIZATION, Range, Settings, Source, Target, Tolerances};
 use crate::units::{Milli, Rate, Seconds, Signal};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,8 +27,6 @@ pub struct Candidate {
     pub scaler: Autoscaler,
 }
 
-/// The controller's flag --horizontal-pod-autoscaler-downscale-stabilization.
-const DOWN_WINDOW: Seconds = Seconds(300.0);
 /// Start-up times differ by so much, as a share, from one day to another: what their mean is drawn with.
 const START_UP_DRIFT: f64 = 0.1;
 /// 90 % of a normal distribution lie below so many standard deviations above its mean.
@@ -47,7 +45,7 @@ impl Autoscaler {
         tolerances: Tolerances,
     ) -> Autoscaler {
         let source = if signal.is_external() { Source::External } else { Source::Pods };
-        let behavior = behavior.map(|behavior| behavior.complete(DOWN_WINDOW));
+        let behavior = behavior.map(|behavior| behavior.complete(DOWNSCALE_STABILIZATION));
         Autoscaler {
             metrics: vec![ScaledMetric { signal, source, target: Target::AverageValue(target) }],
             settings: Settings { range, behavior, can_wake: signal.is_external() },

@@ -215,7 +215,10 @@ impl ExplainArgs {
             value: self.target.filter(|_| whole),
             average_value: self.target.filter(|_| !whole),
         };
-        let source = SourceSpec { metric: MetricName { name: "the metric".to_owned() }, target };
+        let source = SourceSpec {
+            metric: MetricName { name: "the metric".to_owned(), ..MetricName::default() },
+            target,
+        };
         let of = |kind| (self.metric_type == kind).then(|| source.clone());
         let kind = match self.metric_type {
             MetricType::Pods => "Pods",

@@ -2,7 +2,7 @@
 
 use crate::manifest::ClusterNames;
 use crate::measurement::Series;
-use crate::observe::{ApiMetric, Profile, TimeSeries};
+use crate::observe::{ApiMetric, Profile, TimeSeries, to_percent};
 use anyhow::anyhow;
 
 /// GKE's own metric of its accelerators.
@@ -119,8 +119,9 @@ pub(super) fn external_metric(
         None if series == Series::GpuUtil => DUTY_CYCLE.replace('/', "|"),
         None => return Err(anyhow!("--external-metric: write {}=NAME", series.column())),
     };
+    let scale = to_percent(&name);
     if let Some(selector) = selector {
-        return Ok(ApiMetric::new(series, name, selector));
+        return Ok(ApiMetric { scale, ..ApiMetric::new(series, name, selector) });
     }
     let found = labels(&name.replace('|', "/"), names).map_err(|problem| {
         anyhow!("--external-metric: {problem}; add --cluster-name, or a whole --external-selector")
@@ -128,7 +129,7 @@ pub(super) fn external_metric(
     // Another adapter's metric is what its rules make of it.
     let labels = found.map(|(_, labels)| labels).unwrap_or_default();
     let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value}")).collect();
-    Ok(ApiMetric::new(series, name, labels.join(",")))
+    Ok(ApiMetric { scale, ..ApiMetric::new(series, name, labels.join(",")) })
 }
 
 /// A Pods metric: the profile's, or one of the user's, which is read as the profile reads it where it is
@@ -176,15 +177,17 @@ fn managed_gauge(metric: &str) -> String {
 /// The matchers of a PromQL query to Managed Service for Prometheus, which holds every cluster of the
 /// project: those that are known, and `own`, which win over them.
 pub(super) fn managed_matchers(own: &str, known: &[(&str, Option<&String>)]) -> String {
-    let names_it = |label: &str| {
-        own.split(',').any(|matcher| {
-            let rest = matcher.trim_start().strip_prefix(label).map(str::trim_start);
-            rest.is_some_and(|rest| rest.starts_with(['=', '!']))
-        })
-    };
-    let known = known.iter().filter(|(label, _)| !names_it(label));
+    let known = known.iter().filter(|(label, _)| !has_matcher(own, label));
     let known = known.filter_map(|(label, value)| Some(format!("{label}={:?}", (*value)?)));
     known.chain((!own.is_empty()).then(|| own.to_owned())).collect::<Vec<_>>().join(",")
+}
+
+/// Whether a selector of PromQL has a matcher for the label.
+pub(super) fn has_matcher(selector: &str, label: &str) -> bool {
+    selector.split(',').any(|matcher| {
+        let rest = matcher.trim_start().strip_prefix(label).map(str::trim_start);
+        rest.is_some_and(|rest| rest.starts_with(['=', '!']))
+    })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(super) enum Measures {
 pub(super) const TGI_MOST_CONCURRENT: f64 = 128.0;
 
 /// Names, or parts of names, of the servers' and exporters' metrics. The first that matches counts.
-const KNOWN: [(&str, Measures); 31] = [
+const KNOWN: [(&str, Measures); 32] = [
     ("gr_engine_active", Measures::Ratio),
     ("sm_active", Measures::Ratio),
     ("sm_occupancy", Measures::Ratio),
@@ -53,6 +53,7 @@ const KNOWN: [(&str, Measures); 31] = [
     ("requests_processing", Measures::Batch),
     ("n_busy_slots", Measures::Batch),
     ("request_type=\"active\"", Measures::Batch),
+    ("request_type=\"scheduled\"", Measures::Batch),
 ];
 
 impl Measures {
