@@ -86,8 +86,9 @@ fn presence(measured: &Measured, from: f64, to: f64) -> f64 {
     measured.requests.iter().map(spent).sum()
 }
 
-/// The gauges see only what is queued or decoded, the client also what is on its way or in a prefill.
-/// Gauges that show more than the client has in flight show someone else's requests.
+/// The gauges see only what is queued or decoded, so they show less than the client has in flight; where they
+/// show more, that is someone else's. For the other side those in between are added: by the server's own count of
+/// what it took in and what ended, else by how often and how long requests join.
 pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis]) -> ValidityCheck {
     let (mut more, mut less) = (None, None);
     for step in steps.iter().filter(|step| step.in_flight >= LITTLE_LEAST) {
@@ -112,19 +113,23 @@ pub(super) fn gauges_against_client(measured: &Measured, steps: &[StepAnalysis])
             ),
         );
     };
-    let words = |(shown, flying): (f64, f64)| {
-        format!("queue + batch and those that are joining {shown:.1}, in flight at the client {flying:.1}")
+    let words = |of: &str, (shown, flying): (f64, f64)| {
+        format!("{of} {shown:.1}, in flight at the client {flying:.1}")
     };
+    let gauges = "queue + batch";
+    let all = "at the server, with those that neither gauge shows,";
     let verdict = graded(ratio, GAUGES_MORE_REMARK, GAUGES_MORE_INVALID);
     if verdict != Verdict::Valid {
-        return check(name, verdict, format!("{}: the server has other clients too", words(high)));
+        return check(name, verdict, format!("{}: the server has other clients too", words(gauges, high)));
     }
     if -negative < GAUGES_LESS_REMARK {
-        let detail =
-            format!("{}: prefills, which neither gauge shows, or replicas that are not scraped", words(low));
+        let detail = format!(
+            "{}: some of the load went elsewhere, or to replicas that are not scraped",
+            words(all, low)
+        );
         return check(name, Verdict::Remark, detail);
     }
-    check(name, Verdict::Valid, format!("{} in the step where they differ most", words(low)))
+    check(name, Verdict::Valid, format!("{} in the step where they differ most", words(all, low)))
 }
 
 /// Requests that neither gauge shows: a TGI router counts one into its batch only after the prefill and the
