@@ -7,12 +7,17 @@ mod api_server;
 mod image;
 #[path = "apply/rbac.rs"]
 mod rbac;
+#[path = "apply/roles.rs"]
+mod roles;
+#[path = "apply/servers.rs"]
+mod servers;
 #[path = "apply/verify.rs"]
 mod verify;
 
 use api_server::ApiServer;
 use api_server::answer::{Answer, recording};
 use serde_json::{Value, json};
+use servers::DEPLOYMENT;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -21,7 +26,6 @@ use tempfile::TempDir;
 
 const METRIC: &str = "prometheus.googleapis.com|tgi_batch_current_size|gauge";
 const QUEUE: &str = "prometheus.googleapis.com|tgi_queue_size|gauge";
-const DEPLOYMENT: &str = "tgi-gemma-deployment";
 const HPA: &str = "gemma-server";
 
 /// A cluster with the Deployment that the sample's manifests name, and the files of the sample that an apply

@@ -145,13 +145,26 @@ fn a_deployment_is_calibrated_through_port_forward_with_the_least_rights() {
 fn an_autoscaled_deployment_is_refused_and_changes_need_a_yes() {
     let world = World::new(1);
     world.api.hpa("gemma", "tgi", None);
+    world.api.change("horizontalpodautoscalers", "gemma", |hpa| {
+        hpa["metadata"]["annotations"] = json!({ "argocd.argoproj.io/tracking-id": "llm:x" });
+    });
     let before = world.api.state().store.version;
     let refused = world.run(&["--ramp=rate:6x2s"]);
     assert_says(&refused, 2, &["HorizontalPodAutoscaler gemma", "--pause-autoscaler"]);
     let asked = world.run(&["--ramp=rate:6x2s", "--pause-autoscaler"]);
     assert_says(&asked, 2, &["pause HorizontalPodAutoscaler gemma", CONTEXT, CLUSTER, "add --yes"]);
+    assert_says(&asked, 2, &["gemma belongs to Argo CD", "may undo the pause"]);
     let outside = world.run(&["--ramp=rate:6x2s", "--pause-autoscaler", "--yes", "--replicas", "7"]);
     assert_says(&outside, 2, &["allows 1 to 5 replicas"]);
+    world.api.deny("patch autoscaling/horizontalpodautoscalers");
+    world.api.deny("patch apps/deployments/scale");
+    let denied = world.run(&["--ramp=rate:6x2s", "--pause-autoscaler", "--yes", "--replicas", "2"]);
+    let missing = [
+        "may not patch horizontalpodautoscalers.autoscaling in the namespace default; may not patch \
+         deployments/scale.apps in the namespace default",
+        "manifests --rbac",
+    ];
+    assert_says(&denied, 1, &missing);
     assert_eq!(world.api.state().store.version, before, "nothing was written");
     assert!(!Path::new(&world.out()).exists());
 }

@@ -9,6 +9,9 @@ use calibrate::study::{Deployment, Family, built_in, calibrate, truth, variants}
 use calibrate::units::{Load, Rate, Replicas, Seconds, Slo};
 use rayon::prelude::*;
 
+/// Requests that the truth is played with.
+const PLAYED: usize = 150_000;
+
 fn deployment(server: &str, family: Family) -> Deployment {
     let (_, deployment) = built_in().into_iter().find(|(name, _)| *name == server).unwrap();
     variants(&deployment).into_iter().find(|(other, _)| *other == family).unwrap().1
@@ -16,7 +19,7 @@ fn deployment(server: &str, family: Family) -> Deployment {
 
 /// Error of one calibration as a share, and whether its interval holds the truth.
 fn error(deployment: &Deployment, production: Replicas, seed: u64) -> (f64, calibrate::study::Calibration) {
-    let truth = truth(deployment, production).unwrap();
+    let truth = truth(deployment, production, PLAYED).unwrap();
     let found = calibrate(deployment, production, seed);
     let capacity = found.prediction.as_ref().expect("a capacity").capacity;
     (capacity.0 / truth.0 - 1.0, found)
@@ -34,8 +37,8 @@ fn a_server_like_the_model_is_calibrated_within_a_percent_in_twelve_gpu_minutes(
 #[test]
 fn what_two_replicas_show_tells_what_each_of_eight_carries() {
     let server = deployment("TPOT-bound", Family::Model);
-    let two = truth(&server, Replicas(2)).unwrap();
-    let eight = truth(&server, Replicas(8)).unwrap();
+    let two = truth(&server, Replicas(2), PLAYED).unwrap();
+    let eight = truth(&server, Replicas(8), PLAYED).unwrap();
     assert!(eight.0 > two.0 * 1.03, "several share peaks: {two} and {eight}");
     let (off, _) = error(&server, Replicas(8), 12);
     assert!(off.abs() < 0.015, "{off}");

@@ -6,6 +6,7 @@
 use super::client::{Cluster, Kind};
 use super::error::ClusterError;
 use super::kinds;
+use super::owner::{Owner, owner};
 use super::patch::difference;
 use super::target::Target;
 use kube::core::DynamicObject;
@@ -79,6 +80,8 @@ pub struct Autoscaler {
     pub bounds: Option<(u32, u32)>,
     /// What its object had before it was paused; null where it had nothing.
     pub original: Value,
+    /// The tool that keeps its object, if one shows.
+    pub owner: Option<Owner>,
 }
 
 impl Autoscaler {
@@ -148,7 +151,7 @@ fn active(kind: AutoscalerKind, object: &Value) -> Option<Autoscaler> {
     let bounds = (kind == AutoscalerKind::Hpa)
         .then(|| (number("minReplicas", 1), number("maxReplicas", u64::from(u32::MAX))));
     let name = object["metadata"]["name"].as_str()?.to_owned();
-    Some(Autoscaler { kind, name, bounds, original: kept.unwrap_or(current) })
+    Some(Autoscaler { kind, name, bounds, original: kept.unwrap_or(current), owner: owner(object) })
 }
 
 fn at(object: &Value, path: &[&str]) -> Value {

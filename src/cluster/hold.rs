@@ -228,6 +228,7 @@ impl Hold {
                         name: name.clone(),
                         bounds: None,
                         original: original.clone(),
+                        owner: None,
                     };
                     autoscaler::pause(&self.cluster, &self.namespace, &one).await?;
                 }

@@ -60,6 +60,13 @@ pub fn owner(object: &Value) -> Option<Owner> {
     })
 }
 
+impl Owner {
+    /// Whether the tool puts back by itself what is changed in the cluster. Helm does so only when it is called.
+    pub fn reconciles(&self) -> bool {
+        self.tool != HELM.0
+    }
+}
+
 impl Sign {
     /// What the sign says, and how it looks.
     fn found(&self, metadata: &Value) -> Option<(String, String)> {

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Calibrations of each server where the user names no number.
 const SEEDS: u64 = 20;
 const SEEDS_QUICK: u64 = 3;
+/// Requests that the truth is played with.
+const PLAYED_FOR_TRUTH: usize = 600_000;
+const PLAYED_FOR_QUICK_TRUTH: usize = 150_000;
 
 /// One server of the study.
 struct Case {
@@ -39,10 +42,11 @@ pub(super) fn study(arguments: &StudyArgs, console: Console) -> Result<Exit, Fai
     let cases = cases(&deployments, Replicas(arguments.production_replicas));
     let work: Vec<(usize, u64)> =
         (0..cases.len()).flat_map(|case| (1..=seeds).map(move |seed| (case, seed))).collect();
+    let played = if arguments.quick { PLAYED_FOR_QUICK_TRUTH } else { PLAYED_FOR_TRUTH };
     let done = AtomicUsize::new(0);
     let outcome = std::thread::scope(|scope| {
         let watch = scope.spawn(|| show_progress(console, &done, work.len()));
-        let outcome = calibrate_all(&cases, &work, &done);
+        let outcome = calibrate_all(&cases, &work, played, &done);
         done.store(usize::MAX, Ordering::Relaxed);
         let _ = watch.join();
         outcome
@@ -93,10 +97,11 @@ fn cases(deployments: &[(String, Deployment)], production: Replicas) -> Vec<Case
 fn calibrate_all(
     cases: &[Case],
     work: &[(usize, u64)],
+    played: usize,
     done: &AtomicUsize,
 ) -> Result<(Vec<Row>, Vec<Row>), Failure> {
     let truths: Vec<Option<Rate>> =
-        cases.par_iter().map(|case| study::truth(&case.deployment, case.production)).collect();
+        cases.par_iter().map(|case| study::truth(&case.deployment, case.production, played)).collect();
     if let Some((case, _)) = cases.iter().zip(&truths).find(|(_, truth)| truth.is_none()) {
         return Err(anyhow!(
             "'{}' keeps its SLO at no load, or at every load, so there is no capacity to find; change its limits",

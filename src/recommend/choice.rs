@@ -52,6 +52,8 @@ fn reason_for(signal: Signal, target: Option<&Target>) -> String {
 const WIDE: f64 = 1.5;
 /// Loads from this share of the capacity on count as having reached it.
 const REACHED: f64 = 0.9;
+/// Prefills that scatter from step to step by more than this, as a share of them, are said to be unsteady.
+const UNSTEADY_PREFILLS: f64 = 0.05;
 
 /// Warnings about the whole recommendation.
 pub(super) fn warnings(analysis: &Analysis, capacity: &Capacity, recommended: Option<Signal>) -> Vec<String> {
@@ -133,6 +135,14 @@ fn about_server(prediction: &Prediction, analysis: &Analysis, capacity: &Capacit
             change.at,
             change.shift.0 * 1e3,
             change.share * 100.0
+        ));
+    }
+    let prefills = prediction.drift.prefill_scatter;
+    if prefills >= UNSTEADY_PREFILLS {
+        warnings.push(format!(
+            "prefills of equal work took {:.0} % longer or shorter from step to step, which no load explains: a busy host or \
+             other work on the GPU; the interval allows for it, and more steps on another day would tell how much there is",
+            prefills * 100.0
         ));
     }
     if let Some(odd) = prediction.dispersion.iter().find(|step| !Dispersion::USUAL.contains(&step.ratio)) {

@@ -179,7 +179,7 @@ fn prediction() -> Prediction {
         cost,
         chunking: true,
         token_budget: Some(16_384),
-        drift: Drift { steps: vec![0.001, -0.003], changes: Vec::new() },
+        drift: Drift { steps: vec![0.001, -0.003], ..Drift::default() },
         batch_cap: 54.0,
         asymptote: Rate(8.0),
         half_saturation: 23.0,

@@ -34,10 +34,11 @@ pub struct Calibration {
     pub gpu_minutes_verified: f64,
 }
 
-/// Requests that are drawn to know their sizes.
+/// Requests that are drawn to know their sizes: by a calibration, and for the truth, whose own chance must not show.
 const DRAWN: usize = 20_000;
-/// Requests that the true capacity is found with.
-const PLAYED_FOR_TRUTH: usize = 150_000;
+const DRAWN_FOR_TRUTH: usize = 400_000;
+/// Requests that a first guess of the truth is played with.
+const PLAYED_ROUGHLY: usize = 10_000;
 
 fn schedule(deployment: &Deployment, seed: u64) -> Schedule {
     Schedule {
@@ -48,14 +49,14 @@ fn schedule(deployment: &Deployment, seed: u64) -> Schedule {
     }
 }
 
-fn known(deployment: &Deployment, seed: u64, production: Replicas) -> Known {
+fn known(deployment: &Deployment, seed: u64, production: Replicas, drawn: usize) -> Known {
     let mut sampler = schedule(deployment, seed).requests.sampler(seed, u32::MAX);
     Known {
         declared_output: deployment.declared_output,
         max_concurrent_requests: deployment.model.max_concurrent_requests,
         max_prefill_tokens: deployment.model.max_prefill_tokens,
         token_budget: None,
-        planned: (0..DRAWN)
+        planned: (0..drawn)
             .map(|_| sampler.sample())
             .map(|r| (r.input.unwrap_or(1), r.output.min(deployment.declared_output.unwrap_or(u32::MAX))))
             .collect(),
@@ -64,21 +65,25 @@ fn known(deployment: &Deployment, seed: u64, production: Replicas) -> Known {
 }
 
 /// The load that each of `production` replicas really carries within the SLO, in the state that the server
-/// ends in. `None`: no load, or every load.
-pub fn truth(deployment: &Deployment, production: Replicas) -> Option<Rate> {
-    let known = known(deployment, u64::MAX, production);
-    let workload = Workload::poisson(&known.planned, PLAYED_FOR_TRUTH, &known, u64::MAX);
+/// ends in, by playing so many requests: 600,000 tell it to about 0.15 %, 150,000 to twice that (standard errors of
+/// the servers that are built in). `None`: no load, or every load.
+pub fn truth(deployment: &Deployment, production: Replicas, requests: usize) -> Option<Rate> {
+    let known = known(deployment, u64::MAX, production, DRAWN_FOR_TRUTH);
     let mut model = deployment.model.clone();
     model.deviations.drift_after = Seconds::ZERO;
-    let guess = Rate(3.0 / deployment.single_latency().0);
-    server_model::capacity(&model, &workload, &deployment.slos, guess, 256.0)
+    let capacity = |requests, guess, reach| {
+        let workload = Workload::poisson(&known.planned, requests, &known, u64::MAX);
+        server_model::capacity(&model, &workload, &deployment.slos, guess, reach)
+    };
+    let rough = capacity(PLAYED_ROUGHLY, Rate(3.0 / deployment.single_latency().0), 256.0)?;
+    capacity(requests, rough, 2.0)
 }
 
 /// Calibrates a deployment for `production` replicas. The same seed gives the same calibration.
 pub fn calibrate(deployment: &Deployment, production: Replicas, seed: u64) -> Calibration {
     let gaps = BTreeMap::new();
     let schedule = schedule(deployment, seed);
-    let known = known(deployment, seed, production);
+    let known = known(deployment, seed, production, DRAWN);
     let here = Known { production: deployment.replicas, ..known.clone() };
     let n = f64::from(deployment.replicas.0);
     let mut plan =

@@ -1,46 +1,12 @@
-//! The Roles that `calibrate manifests --rbac` writes: each command goes through with its own, and uses all
+//! Roles: each command goes through with its own, and uses all
 //! that it grants.
 
 use super::api_server::ApiServer;
-use super::{DEPLOYMENT, HPA, Stage, fails, said, succeeds};
+use super::roles::{documents, granted};
+use super::{DEPLOYMENT, HPA, Stage, fails, succeeds};
 use calibrate::simulator::{Preset, Running, serve};
-use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
-
-/// The documents of `rbac-TASK.yaml`, written below a directory.
-pub(crate) fn documents(directory: &Path, task: &str) -> Vec<Value> {
-    let out = directory.join("k8s");
-    let output = Command::new(env!("CARGO_BIN_EXE_calibrate"))
-        .args(["manifests", "--rbac", "--target", "batch=6223m", "--out"])
-        .arg(&out)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let text = fs::read_to_string(out.join(format!("rbac-{task}.yaml"))).unwrap();
-    serde_saphyr::from_multiple::<Value>(&text).unwrap()
-}
-
-/// What Roles grant, as the API server's log names it.
-pub(crate) fn granted(documents: &[Value]) -> BTreeSet<String> {
-    let texts = |value: &Value| {
-        value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let mut granted = BTreeSet::new();
-    for rule in documents.iter().filter_map(|object| object["rules"].as_array()).flatten() {
-        for group in texts(&rule["apiGroups"]) {
-            for resource in texts(&rule["resources"]) {
-                for verb in texts(&rule["verbs"]) {
-                    let slash = if group.is_empty() { "" } else { "/" };
-                    granted.insert(format!("{verb} {group}{slash}{resource}"));
-                }
-            }
-        }
-    }
-    granted
-}
 
 /// Allows what the Roles of a task grant and nothing else; gives that.
 fn confine(stage: &Stage, task: &str) -> BTreeSet<String> {

@@ -10,6 +10,9 @@ use crate::measurement::{RequestOutcome, Sample, Series};
 const NEAR_BUDGET: f64 = 0.97;
 const SHARE_WAITING: f64 = 0.5;
 const BLOCKED: f64 = 2.0;
+/// With chunking requests wait for the forward that is going on, so that at any moment up to as many wait as
+/// then join together. A budget makes them wait for longer: so many times as many.
+const BEYOND_JOINERS: f64 = 1.5;
 /// A forward counts when it ends, so an interval may hold seconds of one that began before it: so many.
 const LONGEST_FORWARD: f64 = 60.0;
 /// What TGI's launcher sets where the user sets nothing.
@@ -74,22 +77,36 @@ pub fn admission(samples: &[&Sample]) -> Option<Admission> {
 /// `mean_reservation`, more or less.
 pub fn token_budget(samples: &[&Sample], admission: &Admission, mean_reservation: f64) -> Option<u32> {
     // Without chunking requests also wait until enough of them do.
-    let ratio = match admission {
-        Admission::Chunking => 0.0,
-        Admission::WaitingServed { ratio, .. } => *ratio,
+    let (ratio, chunking) = match admission {
+        Admission::Chunking => (0.0, true),
+        Admission::WaitingServed { ratio, .. } => (*ratio, false),
     };
-    let gauge = |s: &&Sample| {
+    let gauge = |(i, s): (usize, &&Sample)| {
         let others = ratio * s.get(Series::BatchSize).unwrap_or(0.0);
-        Some((s.get(Series::BatchTokens)?, (s.get(Series::QueueSize)? - others.ceil()).max(0.0)))
+        let queue = (s.get(Series::QueueSize)? - others.ceil()).max(0.0);
+        Some((i, s.get(Series::BatchTokens)?, queue))
     };
-    let gauges: Vec<(f64, f64)> = samples.iter().filter_map(gauge).collect();
-    let most = gauges.iter().map(|(tokens, _)| *tokens).fold(0.0, f64::max);
-    let near: Vec<f64> =
-        gauges.iter().filter(|(tokens, _)| *tokens > most * NEAR_BUDGET).map(|(_, queue)| *queue).collect();
-    let waiting = near.iter().filter(|queue| **queue >= 1.0).count();
-    let blocked = near.iter().any(|queue| *queue >= BLOCKED);
-    let reached = blocked && waiting as f64 >= near.len() as f64 * SHARE_WAITING;
+    let gauges: Vec<(usize, f64, f64)> = samples.iter().enumerate().filter_map(gauge).collect();
+    let most = gauges.iter().map(|(_, tokens, _)| *tokens).fold(0.0, f64::max);
+    let near = || gauges.iter().filter(|(_, tokens, _)| *tokens > most * NEAR_BUDGET);
+    let waiting = near().filter(|(_, _, queue)| *queue >= 1.0).count();
+    let blocked = near().any(|(_, _, queue)| *queue >= BLOCKED);
+    let joiners = if chunking { joiners(samples, near().map(|(i, _, _)| *i)) } else { 0.0 };
+    let reached = blocked
+        && waiting as f64 >= near().count() as f64 * SHARE_WAITING
+        && super::mean(near().map(|(_, _, queue)| *queue)) >= BEYOND_JOINERS * joiners;
     (most > 0.0 && reached).then(|| (most + mean_reservation / (waiting + 1) as f64) as u32)
+}
+
+/// Requests that joined with each prefill before the given samples.
+fn joiners(samples: &[&Sample], at: impl Iterator<Item = usize>) -> f64 {
+    let (mut joined, mut prefills) = (0.0, 0.0);
+    for pair in at.filter_map(|i| samples.get(i.checked_sub(1)?..=i)) {
+        let rise = |series| Some((pair[1].get(series)? - pair[0].get(series)?).max(0.0));
+        joined += rise(Series::JoinedRequests).unwrap_or(0.0);
+        prefills += rise(Series::PrefillCount).unwrap_or(0.0);
+    }
+    if prefills > 0.0 { joined / prefills } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -112,6 +129,31 @@ mod tests {
         };
         let samples: Vec<Sample> = gauges.iter().map(sample).collect();
         token_budget(&samples.iter().collect::<Vec<_>>(), &admission, 100.0)
+    }
+
+    /// As seen on an H100 at 96 clients, 128 sequences and 100,000 tokens being allowed: joiners come in lumps.
+    #[test]
+    fn those_that_wait_for_the_next_forward_show_no_budget() {
+        let sample = |(tokens, queue, joined, prefills): (f64, f64, f64, f64)| {
+            let mut sample = Sample::new(Seconds(0.0), Seconds(0.0), Source::Server, 0);
+            for (series, value) in [
+                (Series::BatchTokens, tokens),
+                (Series::QueueSize, queue),
+                (Series::JoinedRequests, joined),
+                (Series::PrefillCount, prefills),
+            ] {
+                sample.set(series, Some(value));
+            }
+            sample
+        };
+        let seen = |queues: [f64; 3]| {
+            let rows = [(35_000.0, 0.0, 0.0, 0.0), (37_750.0, queues[0], 29.0, 16.0)];
+            let rest = [(37_590.0, queues[1], 58.0, 32.0), (37_418.0, queues[2], 87.0, 48.0)];
+            let samples: Vec<Sample> = rows.into_iter().chain(rest).map(sample).collect();
+            token_budget(&samples.iter().collect::<Vec<_>>(), &Admission::Chunking, 370.0)
+        };
+        assert_eq!(seen([1.0, 5.0, 0.0]), None);
+        assert!(seen([4.0, 5.0, 3.0]).is_some());
     }
 
     #[test]

@@ -235,7 +235,9 @@ pub fn fit_server(measured: &Measured, known: &Known) -> Result<Fitted, NoPredic
     let (model, cost) =
         fit_model(&slices, admission, known, token_budget).ok_or(NoPrediction::NotDetermined)?;
     let marks: Vec<StepMark> = steps::driven(measured.events).into_iter().map(|(mark, _)| mark).collect();
-    let drift = Drift { steps: drift::of_steps(&all, &marks, &model, chunking), changes };
+    let (prefills, prefill_scatter) = drift::of_prefills(&rounds, &marks, &model, chunking);
+    let steps = drift::of_steps(&all, &marks, &model, chunking);
+    let drift = Drift { steps, prefills, prefill_scatter, changes };
     let most = samples.iter().filter_map(|s| s.get(Series::BatchTokens)).reduce(f64::max);
     let least_budget = most.map(|most| most as u32);
     Ok(Fitted { model, cost, token_budget, least_budget, drift, rounds })

@@ -4,9 +4,9 @@
 use super::{Finding, State};
 use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
-use crate::cluster::{self, Autoscaler, Cluster, LeaseTimes, Restored, Target, Task, kinds};
-use crate::commands::run::cluster::{connect, target_of};
-use crate::scenario::{Scenario, Via};
+use crate::cluster::{self, Autoscaler, Cluster, LeaseTimes, Restored, Target};
+use crate::commands::run::cluster::{connect, missing_rights, needed, target_of};
+use crate::scenario::Scenario;
 
 fn finding(what: &str, state: State, detail: String, mend: Option<&str>) -> Finding {
     Finding { what: what.to_owned(), state, detail, mend: mend.map(str::to_owned) }
@@ -97,26 +97,13 @@ fn autoscaled(active: &[Autoscaler], pause: bool) -> Finding {
 
 /// Asks the API server for every right that a run needs.
 async fn rights(cluster: &Cluster, target: &Target, scenario: &Scenario) -> Finding {
-    let changes = scenario.workload.pause_autoscaler == Some(true) || scenario.settings.replicas.is_some();
-    let task = if changes { Task::PausedRun } else { Task::Run };
-    let mut rules = cluster::rules(task, target.workload.kind(), &[]);
-    if scenario.workload.via != Some(Via::Service) {
-        rules.retain(|rule| rule.resource != kinds::SERVICE.plural);
-    }
-    let missing = match cluster::denied(cluster, &target.namespace, &rules).await {
-        Ok(denied) => {
-            let denied = denied.iter().flat_map(|rule| rule.asked(&target.namespace));
-            denied.map(|asked| asked.to_string()).collect::<Vec<_>>()
-        }
+    let missing = match missing_rights(cluster, target, scenario).await {
+        Ok(missing) => missing,
         Err(error) => return finding("rights", State::Failed, error.to_string(), None),
     };
     if missing.is_empty() {
-        return finding(
-            "rights",
-            State::Ok,
-            format!("all {} that a run needs", rules.iter().map(|rule| rule.verbs.len()).sum::<usize>()),
-            None,
-        );
+        let all = needed(target, scenario).iter().map(|rule| rule.verbs.len()).sum::<usize>();
+        return finding("rights", State::Ok, format!("all {all} that a run needs"), None);
     }
     let mend = "grant them; calibrate manifests --rbac writes the Roles";
     finding("rights", State::Failed, format!("may not {}", missing.join("; may not ")), Some(mend))

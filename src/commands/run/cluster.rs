@@ -8,7 +8,7 @@ use crate::cli::console::Console;
 use crate::cli::{Exit, Failure, OrExit};
 use crate::cluster::{
     self, Autoscaler, AutoscalerKind, Change, Choice, Cluster, ClusterError, Forwarder, Hold, HoldError,
-    Journal, LeaseTimes, Target, TargetError, TargetName, Way, Wish, pods, pods::Pod,
+    Journal, LeaseTimes, Rule, Target, TargetError, TargetName, Task, Way, Wish, kinds, pods, pods::Pod,
 };
 use crate::commands::server;
 use crate::measurement::{Event, PodStart, RunClock};
@@ -75,6 +75,38 @@ pub(in crate::commands) async fn target_of(
     })
 }
 
+/// What the user may not do of that which a run needs, by asking the API server for every right.
+pub(in crate::commands) async fn missing_rights(
+    cluster: &Cluster,
+    target: &Target,
+    scenario: &Scenario,
+) -> Result<Vec<String>, ClusterError> {
+    let denied = cluster::denied(cluster, &target.namespace, &needed(target, scenario)).await?;
+    Ok(denied.iter().flat_map(|rule| rule.asked(&target.namespace)).map(|asked| asked.to_string()).collect())
+}
+
+/// The rights that a run needs.
+pub(in crate::commands) fn needed(target: &Target, scenario: &Scenario) -> Vec<Rule> {
+    let changes = scenario.workload.pause_autoscaler == Some(true) || scenario.settings.replicas.is_some();
+    let task = if changes { Task::PausedRun } else { Task::Run };
+    let mut rules = cluster::rules(task, target.workload.kind(), &[]);
+    if scenario.workload.via != Some(Via::Service) {
+        rules.retain(|rule| rule.resource != kinds::SERVICE.plural);
+    }
+    rules
+}
+
+/// What to say of an autoscaler that a tool keeps in step with its own source.
+fn may_be_undone(autoscaler: &Autoscaler) -> Option<String> {
+    let owner = autoscaler.owner.as_ref().filter(|owner| owner.reconciles())?;
+    Some(format!(
+        "{} belongs to {} ({}), which may undo the pause while the load runs: suspend its sync for that time",
+        autoscaler.what(),
+        owner.tool,
+        owner.sign
+    ))
+}
+
 fn hold_failure(error: HoldError) -> Failure {
     let exit = match error {
         HoldError::Autoscaled { .. } | HoldError::Bounds { .. } => Exit::Usage,
@@ -110,11 +142,20 @@ impl Found {
             target.model.as_ref().map_or(String::new(), |model| format!(", model {model}")),
         ));
         let mut hpas = cluster::autoscalers(&cluster, &target).await.or_exit(Exit::Failed)?;
+        if scenario.workload.pause_autoscaler == Some(true) {
+            hpas.iter().filter_map(may_be_undone).for_each(|warning| console.warn(&warning));
+        }
         hpas.retain(|one| one.kind == AutoscalerKind::Hpa);
         let hpa = if hpas.len() == 1 { hpas.pop() } else { None };
         let found = Found { cluster, target, scenario: scenario.clone(), directory, version, hpa, console };
         let changes =
             cluster::plan(&found.cluster, &found.target, &found.wish("")).await.map_err(hold_failure)?;
+        let missing = missing_rights(&found.cluster, &found.target, scenario).await.or_exit(Exit::Failed)?;
+        if !missing.is_empty() {
+            let missing = missing.join("; may not ");
+            let error = anyhow!("may not {missing}; grant that: calibrate manifests --rbac writes the Roles");
+            return Err(error).or_exit(Exit::Failed);
+        }
         if !changes.iter().any(|change| matches!(change, Change::Scaled { .. })) {
             found.target.ready_pods(&found.cluster).await.or_exit(Exit::Failed)?;
         }
