@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// As in the manifests of the sample.
@@ -26,6 +26,8 @@ const DEPLOYMENT: &str = "tgi-gemma-deployment";
 const HPA: &str = "gemma-server";
 const MOST: Duration = Duration::from_secs(60);
 const TIMES: LeaseTimes = LeaseTimes { duration: Duration::from_secs(4), renew: Duration::from_millis(500) };
+
+static PLACES: AtomicU32 = AtomicU32::new(0);
 
 /// A namespace of its own with a Deployment of one pod that does nothing.
 struct Place {
@@ -43,7 +45,6 @@ impl Place {
         let kubeconfig = named.map_or_else(|| loopback.as_ref().unwrap().kubeconfig(), PathBuf::from);
         let read = Kubeconfig::read_from(&kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();
-        static PLACES: AtomicU32 = AtomicU32::new(0);
         let number = PLACES.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("calibrate-test-{}-{number}", std::process::id());
         let identity = Identity {
@@ -93,15 +94,15 @@ impl Place {
 
     /// Once a pod of the Deployment is ready.
     async fn ready(&self) {
-        let began = Instant::now();
-        loop {
+        let look = Duration::from_millis(100);
+        for _ in 0..MOST.as_millis() / look.as_millis() {
             let object = self.cluster.get(kinds::DEPLOYMENT, &self.namespace, DEPLOYMENT).await.unwrap();
             if object.data["status"]["readyReplicas"] == 1 {
                 return;
             }
-            assert!(began.elapsed() < MOST, "no pod became ready: {}", object.data["status"]);
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(look).await;
         }
+        panic!("no pod became ready");
     }
 
     fn calibrate(&self, command: &str, run: &Path, arguments: &[&str]) -> Output {

@@ -9,7 +9,7 @@ use api_server::answer::Answer;
 use api_server::{ApiServer, client_of};
 use calibrate::cluster::{
     Change, Choice, Cluster, Hold, HoldError, Identity, LeaseError, LeaseTimes, ORIGINAL, Restored, Target,
-    Wish, kinds, lease_name, restore_all,
+    Wish, lease_name, restore_all,
 };
 use serde_json::{Value, json};
 use std::cell::RefCell;

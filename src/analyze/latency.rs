@@ -8,8 +8,18 @@ use hdrhistogram::Histogram;
 /// values do not exceed. `sorted` may hold fewer than `total` values; those missing count as
 /// infinitely late, and where the rank falls on one of them there is no value.
 pub(super) fn nearest_rank(sorted: &[f64], total: usize, percent: f64) -> Option<f64> {
-    let rank = (percent / 100.0 * total as f64 - 1e-9).ceil().max(1.0) as usize;
-    sorted.get(rank - 1).copied()
+    sorted.get(place(total, percent)).copied()
+}
+
+/// The same of values in any order.
+pub(super) fn nearest_rank_of(mut values: Vec<f64>, total: usize, percent: f64) -> Option<f64> {
+    let place = place(total, percent);
+    (place < values.len()).then(|| *values.select_nth_unstable_by(place, f64::total_cmp).1)
+}
+
+/// The place of a nearest rank, from 0.
+fn place(total: usize, percent: f64) -> usize {
+    (percent / 100.0 * total as f64 - 1e-9).ceil().max(1.0) as usize - 1
 }
 
 /// Sorts values ascending.

@@ -1,7 +1,7 @@
 //! SLOs against the requests of one step. A failed attempt is infinitely late; one that the end of
 //! the run cut off is at least as late as it had become, and what that leaves open is said to be open.
 
-use super::latency::{nearest_rank, sorted};
+use super::latency::nearest_rank_of;
 use super::{LatencySummary, SloCheck};
 use crate::measurement::{FailureKind, RequestOutcome};
 use crate::units::{Limit, Seconds, Slo, SloMetric, Stat};
@@ -101,27 +101,29 @@ fn check_latency(slo: Slo, stat: Stat, figures: impl Iterator<Item = Figure>) ->
     if count(|figure| *figure == Figure::Unknown) > 0 {
         return SloCheck { slo, value: None, holds: false, undecided: true };
     }
-    let exact = figures.iter().filter_map(|figure| match figure {
-        Figure::Is(value) => Some(*value),
-        _ => None,
-    });
+    let exact = || {
+        figures.iter().filter_map(|figure| match figure {
+            Figure::Is(value) => Some(value.0),
+            _ => None,
+        })
+    };
     let at_least = figures.iter().filter_map(|figure| match figure {
-        Figure::Is(value) | Figure::AtLeast(value) => Some(*value),
+        Figure::Is(value) | Figure::AtLeast(value) => Some(value.0),
         _ => None,
     });
     let value = |values: Vec<f64>| match stat {
-        Stat::Percentile(percent) => nearest_rank(&values, figures.len(), percent),
+        Stat::Percentile(percent) => nearest_rank_of(values, figures.len(), percent),
         _ => (figures.len() - values.len() <= (figures.len() as f64 * FAILED_MOST) as usize
             && !values.is_empty())
         .then(|| values.iter().sum::<f64>() / values.len() as f64),
     };
-    let best = known(slo, value(sorted(at_least)));
+    let best = known(slo, value(at_least.collect()));
     let cut = count(|figure| matches!(figure, Figure::AtLeast(_))) > 0;
     // A mean with something infinite in it is infinite.
     let worst = match stat {
-        Stat::Percentile(_) => known(slo, value(sorted(exact))),
-        _ if cut => known(slo, None),
-        _ => best,
+        _ if !cut => best,
+        Stat::Percentile(_) => known(slo, value(exact().collect())),
+        _ => known(slo, None),
     };
     let undecided = best.holds && !worst.holds;
     SloCheck { holds: best.holds && !undecided, undecided, ..best }

@@ -2,7 +2,6 @@
 
 use super::{Forward, Job, JoinReason, Observation, Output, Server, ServerModel};
 use crate::units::{Replicas, Seconds};
-use std::collections::HashMap;
 
 /// How a request came out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,7 +81,8 @@ pub struct Pool {
     /// Where the search for the fewest begins, so that equals take turns.
     turn: usize,
     results: Vec<Completed>,
-    index: HashMap<u64, usize>,
+    /// Which of them were accepted and have not ended.
+    in_flight: Vec<bool>,
 }
 
 impl Pool {
@@ -98,7 +98,7 @@ impl Pool {
             out: Output::default(),
             turn: 0,
             results: Vec::new(),
-            index: HashMap::new(),
+            in_flight: Vec::new(),
         }
     }
 
@@ -117,9 +117,9 @@ impl Pool {
         &self.results
     }
 
-    /// Whether a request was accepted and has not ended.
-    pub fn is_in_flight(&self, id: u64) -> bool {
-        self.index.contains_key(&id)
+    /// Whether each of them was accepted and has not ended.
+    pub fn in_flight(&self) -> &[bool] {
+        &self.in_flight
     }
 
     /// Moves every replica to `time`; how many requests ended on the way.
@@ -134,9 +134,9 @@ impl Pool {
         let chosen = in_turn.min_by_key(|replica| self.servers[*replica].in_flight()).unwrap_or(0);
         self.turn = (chosen + 1) % n;
         self.out.clear();
-        if self.servers[chosen].submit(time, job, &mut self.out).is_ok() {
-            self.index.insert(job.id, self.results.len());
-        }
+        // Servers know a request by its place in the results.
+        let at_server = Job { id: self.results.len() as u64, ..job };
+        self.in_flight.push(self.servers[chosen].submit(time, at_server, &mut self.out).is_ok());
         self.counters[chosen].count(&self.out);
         let result =
             Completed { id: job.id, arrived: time, first_token: None, finished: None, output_tokens: 0 };
@@ -158,14 +158,13 @@ impl Pool {
         self.counters[replica].count(&self.out);
         let mut ended = 0;
         for emission in &self.out.emissions {
-            let Some(result) = self.index.get(&emission.id).and_then(|at| self.results.get_mut(*at)) else {
-                continue;
-            };
+            let at = emission.id as usize;
+            let Some(result) = self.results.get_mut(at) else { continue };
             result.first_token.get_or_insert(emission.time);
             if emission.last {
                 result.finished = Some(emission.time);
                 result.output_tokens = emission.index;
-                self.index.remove(&emission.id);
+                self.in_flight[at] = false;
                 ended += 1;
             }
         }

@@ -129,8 +129,7 @@ impl World {
 
     /// What came of every request so far.
     pub(super) fn outcomes(&self) -> Vec<RequestOutcome> {
-        let in_flight = |id: u64| self.pool.is_in_flight(id);
-        let outcome = |(completed, sent): (&Completed, &Sent)| RequestOutcome {
+        let outcome = |((completed, in_flight), sent): ((&Completed, &bool), &Sent)| RequestOutcome {
             id: completed.id,
             step: sent.step,
             phase: sent.phase,
@@ -145,12 +144,13 @@ impl World {
             status: None,
             error: match completed.finished {
                 Some(_) => None,
-                None if in_flight(completed.id) => Some(FailureKind::Stopped),
+                None if *in_flight => Some(FailureKind::Stopped),
                 None => Some(FailureKind::Overloaded),
             },
             replica: None,
         };
-        self.pool.results().iter().zip(&self.sent).map(outcome).collect()
+        let requests = self.pool.results().iter().zip(self.pool.in_flight());
+        requests.zip(&self.sent).map(outcome).collect()
     }
 }
 
