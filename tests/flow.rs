@@ -136,6 +136,8 @@ fn measured(world: &World) -> PathBuf {
         "--deployment",
         &format!("default/{DEPLOYMENT}"),
         "--ramp=rate:4,10,15,18x9s",
+        "--input-tokens=lognormal:mean=128,sd=64",
+        "--output-tokens=lognormal:mean=48,sd=24",
         "--slo",
         "ttft:p95:1s",
         "--slo",

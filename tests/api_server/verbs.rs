@@ -149,6 +149,8 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, method: &str, kind: &str, body: V
         return scale(shared, asked, method, &body);
     }
     let mut state = shared.state();
+    // One that is made is named by its body.
+    let name = asked.name.clone().or_else(|| body["metadata"]["name"].as_str().map(str::to_owned));
     let answer = match method {
         "GET" if asked.name.is_some() => Answer::ok(&state.store.get(asked)?),
         "GET" => Answer::ok(&state.store.list(asked)?),
@@ -178,14 +180,14 @@ fn answer(shared: &Arc<Shared>, asked: &Asked, method: &str, kind: &str, body: V
     };
     drop(state);
     if !asked.dry_run() && method != "GET" {
-        written(shared, asked);
+        written(shared, asked, name);
     }
     Ok(answer)
 }
 
 /// What controllers do about it.
-fn written(shared: &Arc<Shared>, asked: &Asked) {
-    let Some(name) = asked.name.clone() else { return };
+fn written(shared: &Arc<Shared>, asked: &Asked, name: Option<String>) {
+    let Some(name) = name else { return };
     let (group, resource, namespace) = (asked.group.clone(), asked.resource.clone(), asked.namespace.clone());
     let key = Key { group, resource, namespace, name };
     if pods::OWNERS.contains(&key.resource.as_str()) {

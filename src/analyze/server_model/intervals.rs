@@ -11,7 +11,8 @@ const NEAR_BUDGET: f64 = 0.97;
 const SHARE_WAITING: f64 = 0.5;
 const BLOCKED: f64 = 2.0;
 /// With chunking requests wait for the forward that is going on, so that at any moment up to as many wait as
-/// then join together. A budget makes them wait for longer: so many times as many.
+/// then join together. A budget makes them wait for longer: so many times as many, at those moments on average or at
+/// the fullest of them.
 const BEYOND_JOINERS: f64 = 1.5;
 /// A forward counts when it ends, so an interval may hold seconds of one that began before it: so many.
 const LONGEST_FORWARD: f64 = 60.0;
@@ -92,9 +93,11 @@ pub fn token_budget(samples: &[&Sample], admission: &Admission, mean_reservation
     let waiting = near().filter(|(_, _, queue)| *queue >= 1.0).count();
     let blocked = near().any(|(_, _, queue)| *queue >= BLOCKED);
     let joiners = if chunking { joiners(samples, near().map(|(i, _, _)| *i)) } else { 0.0 };
+    let on_average = super::mean(near().map(|(_, _, queue)| *queue));
+    let at_the_fullest = near().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0.0, |(_, _, queue)| *queue);
     let reached = blocked
         && waiting as f64 >= near().count() as f64 * SHARE_WAITING
-        && super::mean(near().map(|(_, _, queue)| *queue)) >= BEYOND_JOINERS * joiners;
+        && on_average.max(at_the_fullest) >= BEYOND_JOINERS * joiners;
     (most > 0.0 && reached).then(|| (most + mean_reservation / (waiting + 1) as f64) as u32)
 }
 
