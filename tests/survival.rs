@@ -93,7 +93,7 @@ fn whatever_a_kill_leaves_can_be_analyzed_and_resumed() {
 fn a_resumed_run_sends_what_it_would_have_sent() {
     let directory = TempDir::new().unwrap();
     let (whole, cut) = (directory.path().join("whole"), directory.path().join("cut"));
-    let ramp = "--ramp=linear:3..9@6s";
+    let ramp = "--ramp=linear:3..9@9s";
     let whole_run = begin(&whole, ramp);
     let mut cut_run = begin(&cut, ramp);
     wait_for(&cut, "step-started", 2);
