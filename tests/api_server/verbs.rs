@@ -328,7 +328,7 @@ fn scale(shared: &Arc<Shared>, asked: &Asked, method: &str, body: &Value) -> Ans
     let written_object = state.store.merge(&owner, &patch)?;
     drop(state);
     if !asked.dry_run() {
-        written(shared, &owner);
+        written(shared, &owner, owner.name.clone());
     }
     Ok(Answer::ok(&shown(&written_object)))
 }
