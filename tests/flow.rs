@@ -88,9 +88,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        if let Some(Err(_)) = self.controller.take().map(JoinHandle::join) {
-            eprintln!("the controller of the test panicked");
-        }
+        let ended = self.controller.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || !matches!(ended, Some(Err(_))), "the controller panicked");
     }
 }
 
