@@ -65,7 +65,7 @@ fn known(deployment: &Deployment, seed: u64, production: Replicas, drawn: usize)
 }
 
 /// The load that each of `production` replicas really carries within the SLO, in the state that the server
-/// ends in, by playing so many requests: 600,000 tell it to about 0.15 %, 150,000 to twice that (standard errors of
+/// ends in, by playing so many requests: 600,000 tell it to 0.15 to 0.2 %, 150,000 to twice that (standard errors of
 /// the servers that are built in). `None`: no load, or every load.
 pub fn truth(deployment: &Deployment, production: Replicas, requests: usize) -> Option<Rate> {
     let known = known(deployment, u64::MAX, production, DRAWN_FOR_TRUTH);

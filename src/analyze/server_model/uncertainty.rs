@@ -232,7 +232,7 @@ fn resample(sizes: &[(u32, u32)], seed: u64) -> Vec<(u32, u32)> {
     (0..sizes.len()).map(|_| sizes[rng.random_range(0..sizes.len())]).collect()
 }
 
-/// The same server with each prefill longer by a share of it.
+/// The same server with each prefill longer by a share of it, what running sequences add left out.
 fn slower_prefills(model: &ServerModel, share: f64) -> ServerModel {
     let longer = |time: Seconds| time * (1.0 + share);
     ServerModel {
