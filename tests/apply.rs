@@ -276,6 +276,18 @@ fn an_older_cluster_that_drops_the_tolerance_is_found_out() {
 }
 
 #[test]
+fn an_old_cluster_that_repeats_metrics_in_a_dry_run_changes_nothing_the_second_time() {
+    let stage = Stage::new();
+    stage.api.version(20);
+    succeeds(&stage.apply(&["--yes"]));
+    let text = succeeds(&stage.apply(&["--yes"]));
+    assert!(text.contains("is as hpa-batch.yaml wants it already"), "{text}");
+    let text = succeeds(&stage.apply(&["--yes", "--metric", "queue"]));
+    assert!(!text.contains("is stored as"), "{text}");
+    assert_eq!(stage.hpa()["spec"]["metrics"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn without_an_adapter_it_is_refused_unless_it_is_wanted_so() {
     let stage = Stage::new();
     stage.api.state().adapter_down = true;

@@ -16,6 +16,7 @@ use crate::units::{ParseUnitError, Rate, Seconds, Signal, Slo, nearest};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, ColorChoice, Parser, Subcommand};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -316,14 +317,19 @@ Examples:
       What can be imitated
   calibrate sim --preset gemma-2b-l4-like --port 8080
   curl localhost:8080/generate_stream -H 'content-type: application/json' \\
-      -d '{\"inputs\":\"Hello\",\"parameters\":{\"max_new_tokens\":8}}'")]
+      -d '{\"inputs\":\"Hello\",\"parameters\":{\"max_new_tokens\":8}}'
+  calibrate sim --host 0.0.0.0 --port 8000
+      In a pod: a cluster without GPUs, to try calibrate in")]
 pub struct SimArgs {
     /// What to imitate
     #[arg(long, value_name = "PRESET", default_value = "demo")]
     pub preset: String,
-    /// Port to listen on, on the loopback address; 0 picks a free one
+    /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Address to listen on; 0.0.0.0 for all, as in a pod
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub host: IpAddr,
     /// List the presets and stop
     #[arg(long)]
     pub list: bool,

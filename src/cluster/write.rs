@@ -33,9 +33,13 @@ impl Cluster {
         let mut parameters = PatchParams::apply(MANAGER).validation_strict();
         (parameters.dry_run, parameters.force) = (mode.dry_run, mode.force);
         let stored = self.api(kind, namespace).patch(name, &parameters, &Patch::Apply(object)).await;
-        stored
-            .map(|stored| as_json(&stored))
-            .map_err(|error| ClusterError::of(kind.asked("patch", namespace, Some(name)), &error))
+        let stored =
+            stored.map_err(|error| ClusterError::of(kind.asked("patch", namespace, Some(name)), &error))?;
+        let mut stored = as_json(&stored);
+        if mode.dry_run {
+            without_former_metrics(object, &mut stored);
+        }
+        Ok(stored)
     }
 
     /// Puts an object in the place of the one that has its `resourceVersion`.
@@ -90,6 +94,18 @@ impl Cluster {
     }
 }
 
+/// Takes off what API servers before 1.27 append to an HPA's metrics in the answer to a dry run, and only
+/// there: metrics that it has now (kubernetes/kubernetes issue 118293). An apply replaces the list as a whole.
+fn without_former_metrics(applied: &Value, answer: &mut Value) {
+    let metrics = "/spec/metrics";
+    let applied = applied.pointer(metrics).and_then(Value::as_array);
+    if let (Some(applied), Some(answered)) =
+        (applied, answer.pointer_mut(metrics).and_then(Value::as_array_mut))
+    {
+        answered.truncate(applied.len());
+    }
+}
+
 /// An object as the JSON that the API server sent.
 pub fn as_json(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
@@ -104,4 +120,29 @@ pub fn scaled_kind(hpa: &Value) -> Option<Kind> {
 pub fn workload_kind(name: &str) -> Option<Kind> {
     let known = [kinds::DEPLOYMENT, kinds::STATEFUL_SET, kinds::LEADER_WORKER_SET];
     known.into_iter().find(|kind| kind.kind == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_old_api_server_appends_in_a_dry_run_is_no_change() {
+        let pods = |name: &str, target: &str| {
+            json!({
+                "type": "Pods",
+                "pods": { "metric": { "name": name }, "target": { "type": "AverageValue", "averageValue": target } },
+            })
+        };
+        let hpa = |metrics: &[Value]| json!({ "spec": { "maxReplicas": 5, "metrics": metrics } });
+        // As Kubernetes 1.20.2 answered, to an HPA that had a=1 and b=2.
+        let applied = hpa(&[pods("c", "3")]);
+        let mut answer = hpa(&[pods("c", "3"), pods("a", "1"), json!({ "type": "" })]);
+        without_former_metrics(&applied, &mut answer);
+        assert_eq!(answer, applied);
+        let mut dropped = hpa(&[]);
+        without_former_metrics(&applied, &mut dropped);
+        assert_eq!(dropped, hpa(&[]), "a metric that is not stored stays one");
+    }
 }

@@ -239,6 +239,13 @@ impl Store {
         if !asked.dry_run() {
             return self.put(key, object);
         }
+        if self.minor < 27
+            && let Some(former) = self.objects.get(&key).and_then(|live| live["spec"]["metrics"].as_array())
+            && let Some(metrics) = object["spec"]["metrics"].as_array_mut()
+        {
+            // kubernetes/kubernetes issue 118293, as seen of 1.20.2.
+            metrics.extend(former.first().cloned());
+        }
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = "00000000-0000-4000-8000-dddddddddddd".into();
             object["metadata"]["creationTimestamp"] = now().into();

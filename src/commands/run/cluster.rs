@@ -345,6 +345,10 @@ impl Held {
                     start.first_completion = start.ready.map(|ready| ready + after);
                 }
                 console.note(&format!("pod {} took {} to serve", pod.name, shown(&start)));
+            } else if let Some(ready) = start.ready {
+                let name = &pod.name;
+                console
+                    .note(&format!("pod {name} took {ready} to be ready; less, if it was so more than once"));
             }
             starts.push(start);
         }

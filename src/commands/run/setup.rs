@@ -255,7 +255,7 @@ pub(in crate::commands) async fn start_server(
     if let Some(url) = &scenario.target {
         return Ok((None, url.clone()));
     }
-    let running = crate::commands::sim::start(&scenario.preset, 0).await?;
+    let running = crate::commands::sim::embedded(&scenario.preset).await?;
     let url = format!("http://{}", running.addr());
     console.note(&format!(
         "no --target, so this is the embedded simulated server '{}' at {url}",
