@@ -365,13 +365,20 @@ fn what_is_missing_in_the_cluster_or_the_kubeconfig_is_said() {
     let stage = Stage::new();
     let text = fails(&stage.apply(&["--yes", "--context", "nowhere"]), 2);
     assert!(text.contains("no context 'nowhere', it has loopback"), "{text}");
-    let absent = Command::new(env!("CARGO_BIN_EXE_calibrate"))
-        .args(["apply", "--allow-simulated", "--yes"])
-        .arg(stage.run())
-        .env("KUBECONFIG", stage.run().join("none"))
-        .output()
-        .unwrap();
-    assert!(fails(&absent, 1).contains("set KUBECONFIG"));
+    let with = |kubeconfig: &str| {
+        let mut apply = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+        apply.args(["apply", "--allow-simulated", "--yes"]).arg(stage.run());
+        fails(&apply.env("KUBECONFIG", stage.run().join(kubeconfig)).output().unwrap(), 1)
+    };
+    let text = with("none");
+    assert!(text.contains("none'") || text.contains("none\""), "the path is named: {text}");
+    assert!(text.contains("set KUBECONFIG"), "{text}");
+    for (damage, place) in [("users: [{name: a, user: {token: s3cret}]", "line 2"), ("users: s3cret", "")] {
+        fs::write(stage.run().join("damaged"), format!("kind: Config\n{damage}\n")).unwrap();
+        let text = with("damaged");
+        assert!(text.contains("cannot be read as one") && text.contains(place), "{text}");
+        assert!(!text.contains("s3cret"), "a token is shown: {text}");
+    }
     stage.api.require_token("good", false);
     let text = fails(&stage.apply(&["--yes"]), 1);
     assert!(text.contains("does not accept the credentials (HTTP 401)"), "{text}");

@@ -32,8 +32,8 @@ impl Console {
             1 => LevelFilter::INFO,
             _ => LevelFilter::DEBUG,
         };
-        // Other crates speak up only for what went wrong.
-        let filter = EnvFilter::new(format!("error,calibrate={level}"));
+        // Other crates speak up only for what went wrong; what goes wrong with a cluster is said where it matters.
+        let filter = EnvFilter::new(format!("error,kube_client=off,calibrate={level}"));
         let logger =
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
         // A second logger in one process (tests) is no reason to fail.

@@ -6,7 +6,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 use std::fmt;
@@ -126,18 +126,17 @@ impl fmt::Debug for Cluster {
 /// # Errors
 /// No kubeconfig and not inside a cluster; no such context; credentials that cannot be read.
 pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
-    let no_config = |error: &(dyn std::error::Error + 'static)| ClusterError::NoConfig(root_cause(error));
     let (mut config, context, cluster) = match Kubeconfig::read() {
         Ok(kubeconfig) => {
             let (context, cluster) = chosen(&kubeconfig, context)?;
             let options =
                 KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
             let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-            (config.map_err(|error| no_config(&error))?, Some(context), cluster)
+            (config.map_err(|error| unusable(&error))?, Some(context), cluster)
         }
         Err(error) => match kube::Config::incluster() {
             Ok(config) if context.is_none() => (config, None, None),
-            _ => return Err(no_config(&error)),
+            _ => return Err(unusable(&error)),
         },
     };
     config.default_retry = false;
@@ -147,8 +146,21 @@ pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
         server: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
         namespace: config.default_namespace.clone(),
     };
-    let client = kube::Client::try_from(config).map_err(|error| no_config(&error))?;
+    let client =
+        kube::Client::try_from(config).map_err(|error| ClusterError::NoConfig(root_cause(&error)))?;
     Ok(Cluster { client, identity })
+}
+
+/// What is wrong with a kubeconfig, without any of its text: the parser's own words quote lines, and tokens are in
+/// some.
+fn unusable(error: &KubeconfigError) -> ClusterError {
+    ClusterError::NoConfig(match error {
+        KubeconfigError::Parse(error) => {
+            let place = error.location().map(|at| format!(" at line {} column {}", at.line(), at.column()));
+            format!("the kubeconfig cannot be read as one{}", place.unwrap_or_default())
+        }
+        other => other.to_string(),
+    })
 }
 
 /// The context and its cluster.
