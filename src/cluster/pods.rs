@@ -236,7 +236,6 @@ mod tests {
         let start = pod("a", true, 0).start(Timestamp::from_second(1_000_040).ok()).unwrap();
         let times = [start.scheduled, start.pulled, start.started, start.ready];
         assert_eq!(times, [3.0, 40.0, 42.0, 90.0].map(|seconds| Some(Seconds(seconds))));
-        assert_eq!(start.whole(), Some(Seconds(90.0)));
         assert_eq!(pod("a", true, 1).start(None), None);
     }
 }

@@ -56,10 +56,3 @@ pub struct PodStart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_completion: Option<Seconds>,
 }
-
-impl PodStart {
-    /// From its creation until it served, as far as that is known.
-    pub fn whole(&self) -> Option<Seconds> {
-        self.first_completion.or(self.ready)
-    }
-}

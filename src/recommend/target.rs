@@ -146,6 +146,10 @@ fn terms(
         Origin::Measured => "measured",
         Origin::Played => "by the fitted server",
     };
+    let startup = match assumptions.startup_origin {
+        origin @ (LagOrigin::Measured | LagOrigin::AtMost) => format!(" ({})", origin.word()),
+        LagOrigin::Given | LagOrigin::Assumed => String::new(),
+    };
     let mut terms = vec![
         term(
             format!("at the capacity ({})", capacity.per_replica),
@@ -155,12 +159,11 @@ fn terms(
         term(
             "reaction time: lag + half a sync + start-up",
             format!(
-                "{} ({}) + {} + {}{} = {}",
+                "{} ({}) + {} + {}{startup} = {}",
                 assumptions.lag,
                 assumptions.lag_origin.word(),
                 Assumptions::HALF_SYNC,
                 assumptions.startup,
-                if assumptions.startup_origin == LagOrigin::Measured { " (measured)" } else { "" },
                 assumptions.reaction()
             ),
         ),

@@ -28,6 +28,9 @@ pub enum LagOrigin {
     Given,
     /// The metrics APIs were read beside the server and ran behind it by so much, or pods were seen to start.
     Measured,
+    /// Of pods that were there before the run: when they last became ready, which is too late where they had lost
+    /// their readiness.
+    AtMost,
     /// Nobody knows: half of a scrape interval of 15 s, and 15 s until the value can be asked for.
     Assumed,
 }
@@ -38,6 +41,7 @@ impl LagOrigin {
         match self {
             LagOrigin::Given => "given",
             LagOrigin::Measured => "measured",
+            LagOrigin::AtMost => "at most, of pods that were there before",
             LagOrigin::Assumed => "assumed",
         }
     }
