@@ -281,6 +281,19 @@ fn ctrl_c_puts_everything_back() {
 }
 
 #[test]
+fn a_directory_with_something_in_it_is_refused_before_the_cluster_is_asked() {
+    let world = World::new(1);
+    world.api.hpa("gemma", "tgi", None);
+    fs::create_dir_all(world.out()).unwrap();
+    let journal = Path::new(&world.out()).join("cluster.json");
+    fs::write(&journal, "of a run that was killed").unwrap();
+    let refused = world.run(&["--ramp=rate:4x2s", "--pause-autoscaler", "--yes"]);
+    assert_says(&refused, 2, &["is not empty", "choose another --out"]);
+    assert_eq!(fs::read_to_string(&journal).unwrap(), "of a run that was killed");
+    assert!(world.api.log().is_empty(), "{:?}", world.api.log());
+}
+
+#[test]
 fn after_kill_9_doctor_puts_everything_back() {
     let world = World::new(1);
     let untouched = World::new(1);

@@ -18,7 +18,7 @@ use crate::drive::{StepDriven, StopLevel};
 use crate::measurement::Event;
 use crate::plan::{Next, Plan, Step};
 use crate::recommend::Demand;
-use crate::record::RunState;
+use crate::record::{self, RunState};
 use crate::scenario::Scenario;
 use crate::units::{Replicas, Seconds};
 pub(crate) use live::Live;
@@ -92,6 +92,9 @@ pub(super) async fn measure(
     stop_changes: watch::Receiver<StopLevel>,
 ) -> Result<(PathBuf, Ended), Failure> {
     let directory = earlier.as_ref().map_or_else(|| cluster::directory(&scenario), |e| e.directory.clone());
+    if earlier.is_none() {
+        record::must_be_free(&directory).or_exit(Exit::Usage)?;
+    }
     let found = cluster::Found::look(&scenario, directory, yes, console);
     let Some(found) = unless_interrupted(&stop_changes, found).await? else {
         return Box::pin(drive(scenario, None, earlier, console, stop, stop_changes)).await;

@@ -12,7 +12,7 @@ mod together;
 
 pub use info::{FORMAT, HostFacts, RunInfo, RunState, TargetFacts, VERSION};
 pub use reader::{RecordedRun, read, read_gap_intervals};
-pub use recorder::{RecordHandle, Recorder};
+pub use recorder::{RecordHandle, Recorder, must_be_free};
 pub use together::together;
 
 use std::io::Write;

@@ -79,6 +79,20 @@ struct Failure {
     lost: u64,
 }
 
+/// Looks whether a run may be recorded into a directory, before anything is done for it.
+///
+/// # Errors
+/// There is something in it already, or it cannot be read.
+pub fn must_be_free(directory: &Path) -> Result<(), RecordError> {
+    let entries = std::fs::read_dir(directory);
+    match entries.map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(RecordError::NotEmpty(directory.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(RecordError::disk("create", directory)(error)),
+    }
+}
+
 impl Recorder {
     /// Makes the directory, writes `run.json` and the headers, and starts to record.
     ///

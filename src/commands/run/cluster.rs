@@ -432,7 +432,8 @@ fn shown(start: &PodStart) -> String {
         ("first answer", start.first_completion),
     ];
     let steps = steps.iter().filter_map(|(name, time)| Some(format!("{name} at {}", (*time)?)));
-    let whole = start.first_completion.or(start.ready).map_or_else(|| "?".to_owned(), |time| time.to_string());
+    let whole =
+        start.first_completion.or(start.ready).map_or_else(|| "?".to_owned(), |time| time.to_string());
     format!("{whole} ({})", steps.collect::<Vec<_>>().join(", "))
 }
 
