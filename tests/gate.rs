@@ -269,3 +269,22 @@ fn the_action_measures_and_gates_with_the_baselines_that_are_there() {
     );
     assert_eq!(calls, expected);
 }
+
+#[test]
+fn the_first_gate_has_no_baseline_and_says_that_regressions_are_not_looked_for() {
+    let runs = Runs::new();
+    let run = runs.copy("first", 1.0, |_| {});
+    let output = gate(&[&run, "--max-regression", "ttft:p95:10%"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("regressions are not looked for"), "{}", text(&output));
+    assert!(!text(&output).contains('\u{1b}'), "no colours in what is no terminal");
+}
+
+#[test]
+fn one_run_named_twice_is_not_two_baselines() {
+    let runs = Runs::new();
+    let (run, base) = (runs.copy("run", 1.0, |_| {}), runs.copy("base", 1.0, |_| {}));
+    let output = gate(&[&run, "--baseline", &base, &base]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("it is named twice"), "{}", text(&output));
+}

@@ -6,7 +6,7 @@
 use super::regression::{Comparison, Outcome};
 use super::{Analysis, Capacity, NoCapacity, StepAnalysis};
 use crate::measurement::Load;
-use crate::units::{Compared, MaxRegression, Rate, Slo, Stat};
+use crate::units::{Compared, MaxRegression, Rate, Replicas, Slo, Stat};
 
 /// Loads are compared with this slack, as a share: arrivals are random.
 const SLACK: f64 = 0.02;
@@ -107,7 +107,7 @@ pub enum Demand {
 pub fn slos(analysis: &Analysis, demand: Demand) -> Vec<Check> {
     let asked = |step: &&StepAnalysis| match demand {
         Demand::EveryStep => true,
-        Demand::UpTo(most) => step.carried(analysis.replicas).0 <= most.0 * (1.0 + SLACK),
+        Demand::UpTo(most) => asked_for(step, analysis.replicas).0 <= most.0 * (1.0 + SLACK),
     };
     let steps: Vec<&StepAnalysis> = analysis.steps.iter().filter(asked).collect();
     let of_slo = |slo: &Slo| {
@@ -115,6 +115,14 @@ pub fn slos(analysis: &Analysis, demand: Demand) -> Vec<Check> {
         found
     };
     analysis.slos.iter().flat_map(of_slo).collect()
+}
+
+/// The load of a step as it was asked for: by chance a few more may arrive, and it is the same step.
+fn asked_for(step: &StepAnalysis, replicas: Replicas) -> Rate {
+    match step.mark.load {
+        Load::Rate(rate) => Rate(rate.0 / f64::from(replicas.0.max(1))),
+        _ => step.carried(replicas),
+    }
 }
 
 fn in_step(step: &StepAnalysis, slo: &Slo) -> Option<SloInStep> {

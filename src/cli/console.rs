@@ -9,11 +9,13 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 /// Where and how messages go.
 #[derive(Debug, Clone, Copy)]
-#[allow(clippy::struct_excessive_bools, reason = "four switches that the user sets one by one")]
+#[allow(clippy::struct_excessive_bools, reason = "switches that the user sets one by one")]
 pub struct Console {
     json: bool,
     quiet: bool,
     colour: bool,
+    /// Colours are wanted wherever it goes.
+    forced: bool,
     terminal: bool,
 }
 
@@ -38,12 +40,18 @@ impl Console {
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
         // A second logger in one process (tests) is no reason to fail.
         let _ = logger.with_target(false).try_init();
-        Console { json: cli.json, quiet: cli.quiet, colour, terminal: terminal && !plain }
+        let forced = matches!(cli.color, ColorChoice::Always);
+        Console { json: cli.json, quiet: cli.quiet, colour, forced, terminal: terminal && !plain }
     }
 
     /// Whether stdout is for one JSON document.
     pub fn wants_json(self) -> bool {
         self.json
+    }
+
+    /// Whether colours are wanted of what is a command's result.
+    pub fn colour_on_stdout(self) -> bool {
+        self.colour && (self.forced || std::io::stdout().is_terminal())
     }
 
     /// Whether colours are wanted.

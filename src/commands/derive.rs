@@ -46,7 +46,11 @@ pub(super) fn derive(directory: &Path, demand: &Demand) -> anyhow::Result<Derive
     let scenario = recorded_settings(&run, directory)?.resolve()?;
     let mut derived = from_run(&run, &scenario, None)?;
     derived.simulation = simulation(directory);
-    let demand = Demand { gpus_per_replica: scenario.gpus_per_replica, ..demand.clone() };
+    let demand = Demand {
+        gpus_per_replica: scenario.gpus_per_replica,
+        max_replicas: Some(scenario.cluster.max_replicas.unwrap_or(ClusterNames::default().max_replicas)),
+        ..demand.clone()
+    };
     let known = known(run.info.target.info.as_ref(), &scenario);
     let recommendation = derived.recommendation.as_ref();
     derived.plan = plan(&derived.analysis, &measured(&run, &scenario), &known, recommendation, &demand);

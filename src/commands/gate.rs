@@ -52,7 +52,7 @@ pub struct GateArgs {
     #[arg(long, value_name = "SLO", action = clap::ArgAction::Append)]
     pub slo: Vec<Slo>,
     /// The regression that must not slip through, METRIC:STAT:LIMIT, like ttft:p95:10% or capacity:5% (repeatable)
-    #[arg(long, value_name = "LIMIT", action = clap::ArgAction::Append, requires = "baseline")]
+    #[arg(long, value_name = "LIMIT", action = clap::ArgAction::Append)]
     pub max_regression: Vec<MaxRegression>,
     /// Least load within the SLO, requests per second and replica
     #[arg(long, value_name = "RATE")]
@@ -82,7 +82,7 @@ pub(super) fn gate(arguments: &GateArgs, console: Console) -> Result<Exit, Failu
     if console.wants_json() {
         console.document(&json(&report));
     } else {
-        console.line(&text(&report, console.colour()));
+        console.line(&text(&report, console.colour_on_stdout()));
     }
     Ok(exit)
 }
@@ -113,6 +113,10 @@ fn judge(arguments: &GateArgs) -> GateReport {
     let mut baselines: Vec<Loaded> =
         arguments.baseline.iter().map(|directory| Loaded::read(directory, &need)).collect();
     let mut remarks = Vec::new();
+    if baselines.is_empty() && !arguments.max_regression.is_empty() {
+        remarks.push("there is no --baseline, so regressions are not looked for".to_owned());
+    }
+    runs::refuse_twins(&mut baselines);
     for baseline in &mut baselines {
         remarks.extend(runs::compare_scenarios(&run, baseline, !arguments.slo.is_empty()));
     }

@@ -24,6 +24,7 @@ pub(super) fn report(arguments: &ReportArgs, console: Console) -> Result<Exit, F
         loads: arguments.plan.as_ref().map(|loads| loads.0.clone()).unwrap_or_default(),
         gpu_cost: arguments.gpu_cost,
         gpus_per_replica: 1,
+        max_replicas: None,
     };
     let derive = || derive::derive(run, &demand);
     let derived = console.during("deriving what the record tells", derive).or_exit(Exit::Usage)?;

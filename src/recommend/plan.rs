@@ -15,6 +15,8 @@ pub struct Demand {
     pub gpu_cost: Option<f64>,
     /// GPUs of a replica.
     pub gpus_per_replica: u32,
+    /// The most replicas that the HPA may have. `None`: not known.
+    pub max_replicas: Option<u32>,
 }
 
 /// A figure with the interval that the capacity's makes of it.
@@ -93,7 +95,7 @@ pub struct Row {
     pub used_one_lost: Option<f64>,
     /// Replicas of which one can be lost.
     pub spare: Between<u32>,
-    /// Replicas that the recommended HPA holds at this load. `None`: nothing is recommended.
+    /// Replicas that the recommended HPA holds at this load at least, if it may have so many. `None`: nothing is recommended.
     pub autoscaled: Option<u32>,
     /// Cost of an hour.
     pub cost: Option<Between<f64>>,
@@ -165,6 +167,9 @@ pub fn plan(
         }
     };
     let alternatives = FACTORS.map(alternative).to_vec();
+    let rows: Vec<Row> = loads.iter().map(|load| row(*load, capacity, acts_at, &price)).collect();
+    let mut approximate = approximate(found.method, found.replicas);
+    approximate.splice(0..0, too_many(&rows, demand.max_replicas));
     Some(Plan {
         capacity,
         replicas: found.replicas,
@@ -172,10 +177,20 @@ pub fn plan(
         gpu_cost: demand.gpu_cost,
         tokens: price.tokens,
         per_million_at_capacity: price.at_capacity(capacity),
-        rows: loads.iter().map(|load| row(*load, capacity, acts_at, &price)).collect(),
+        rows,
         alternatives,
-        approximate: approximate(found.method, found.replicas),
+        approximate,
     })
+}
+
+/// What is said where the SLO takes more replicas than the HPA may have.
+fn too_many(rows: &[Row], most: Option<u32>) -> Option<String> {
+    let most = most?;
+    let row = rows.iter().find(|row| row.replicas.value > most)?;
+    Some(format!(
+        "the HPA's maxReplicas of {most} does not carry {}, which takes {} replicas: raise it with --max-replicas",
+        row.load, row.replicas.value
+    ))
 }
 
 fn approximate(method: Method, replicas: Replicas) -> Vec<String> {
@@ -307,7 +322,7 @@ mod tests {
     }
 
     fn demand() -> Demand {
-        Demand { loads: Vec::new(), gpu_cost: Some(0.70), gpus_per_replica: 2 }
+        Demand { loads: Vec::new(), gpu_cost: Some(0.70), gpus_per_replica: 2, max_replicas: Some(5) }
     }
 
     #[test]

@@ -229,6 +229,9 @@ fn row(step: &StepAnalysis) -> StepRow {
             SloCheck { holds: true, .. } => "",
             _ => " ✗",
         };
+        if check.value.is_none() && (check.undecided || step.attempts == 0) {
+            return "unknown".to_owned();
+        }
         format!("{}{mark}", words::figure(check.slo.metric, check.value))
     }));
     cells.extend([

@@ -236,7 +236,8 @@ fn limited(input: &ReportInput, slo: &Slo, scale: f64) -> Vec<Line> {
         rings.map(|step| (step.load.0, step.figure_played.map(|figure| figure * scale))).collect();
     let measured = |step: &StepAnalysis| {
         let check = step.checks.iter().find(|check| check.slo == *slo)?;
-        (step.attempts > 0).then(|| check.value.unwrap_or(f64::INFINITY) * scale)
+        let known = check.value.is_some() || !check.undecided;
+        (step.attempts > 0 && known).then(|| check.value.unwrap_or(f64::INFINITY) * scale)
     };
     let bars = steps(input).into_iter().filter_map(|(x, step)| bar(x, summary(step, slo.metric)?, scale));
     let bars = if stat == Stat::Percentile(95.0) { bars.collect() } else { Vec::new() };

@@ -600,7 +600,12 @@ fn a_plan_stays_as_it_is_also_where_other_limits_tell_nothing() {
     let (analysis, recommendation, facts) = (analysis(), recommendation(), facts());
     let gaps = BTreeMap::new();
     let measured = Measured { requests: &[], samples: &[], events: &[], gaps: &gaps, replicas: Replicas(1) };
-    let demand = Demand { loads: vec![Rate(5.0), Rate(40.0)], gpu_cost: Some(0.7), gpus_per_replica: 2 };
+    let demand = Demand {
+        loads: vec![Rate(5.0), Rate(40.0)],
+        gpu_cost: Some(0.7),
+        gpus_per_replica: 2,
+        max_replicas: Some(5),
+    };
     let plan = plan(&analysis, &measured, &Known::default(), Some(&recommendation), &demand).unwrap();
     let input = ReportInput {
         analysis: &analysis,

@@ -1,6 +1,6 @@
 //! The capacity against that of the baselines, each with the interval of its own run.
 
-use super::{Change, Comparison, Outcome, Side, Spread, cannot_tell, outcome};
+use super::{Change, Comparison, Side, Spread, cannot_tell, outcome};
 use crate::analyze::{Capacity, Method, NoCapacity, StepAnalysis};
 use crate::units::MaxRegression;
 
@@ -32,10 +32,13 @@ pub(super) fn compare(run: &Side, baselines: &[Side], limit: MaxRegression, erro
                 .push("every step of the run holds the SLO: its capacity is above the highest".to_owned());
             comparison
         }
-        Err(NoCapacity::NeverMet) => Comparison {
-            outcome: Outcome::Fail,
-            ..cannot_tell(limit, vec![format!("{}, and in the baselines it was met", NoCapacity::NeverMet)])
-        },
+        Err(NoCapacity::NeverMet) => {
+            let mut comparison = by_bounds((0.0, lowest_broken(run)), None, &known, limit);
+            comparison
+                .remarks
+                .push("no step of the run holds the SLO: its capacity is below the lowest".to_owned());
+            comparison
+        }
         Err(reason) => cannot_tell(limit, vec![format!("the run has no capacity: {reason}")]),
     }
 }
@@ -43,6 +46,11 @@ pub(super) fn compare(run: &Side, baselines: &[Side], limit: MaxRegression, erro
 fn highest(run: &Side) -> f64 {
     let carried = |step: &StepAnalysis| step.carried(run.replicas).0;
     run.steps.iter().filter(|step| step.holds()).map(carried).fold(0.0, f64::max)
+}
+
+fn lowest_broken(run: &Side) -> f64 {
+    let broken = run.steps.iter().filter(|step| step.is_judged() && !step.holds());
+    broken.map(|step| step.carried(run.replicas).0).fold(f64::INFINITY, f64::min)
 }
 
 fn by_intervals(run: &Capacity, known: &[&Capacity], limit: MaxRegression, error: f64) -> Comparison {

@@ -271,7 +271,7 @@ fn judge(loads: &[AtLoad], limit: MaxRegression, error: f64) -> Comparison {
         paired,
         ..cannot_tell(limit, vec![reason.to_owned()])
     };
-    if let Some(failures) = failures(loads) {
+    if let Some(failures) = failures(loads, of.more_is_worse()) {
         return nothing(failures);
     }
     let Some((deviations, within)) = scatter(loads, of) else {
@@ -283,16 +283,18 @@ fn judge(loads: &[AtLoad], limit: MaxRegression, error: f64) -> Comparison {
     let df: usize = loads.iter().map(|at| at.blocks() - 1).sum();
     let spread = Spread::of(within, &pooled(loads), df);
     let judged = spread.judge(mean, limit, error);
-    let (mut shown, mut beyond) = (Vec::new(), false);
+    let (mut shown, mut beyond) = (Vec::new(), Vec::new());
     for (at, (change, deviation)) in loads.iter().zip(changes.iter().zip(&deviations)) {
         let spread = Spread { within: *deviation, ..spread.clone() };
         let (low, high) = spread.bounds(*change, error / loads.len() as f64, ERROR);
         shown.push(at.shown(Change::of(of, *change, low, high)));
-        beyond |= low > judged.limit;
+        if low > judged.limit && judged.outcome != Outcome::Fail {
+            beyond.push(at.matched.run.mark.load.to_string());
+        }
     }
     Comparison {
         limit,
-        outcome: if beyond { Outcome::Fail } else { judged.outcome },
+        outcome: if beyond.is_empty() { judged.outcome } else { Outcome::Fail },
         change: Some(judged.change),
         loads: shown,
         requests,
@@ -300,21 +302,32 @@ fn judge(loads: &[AtLoad], limit: MaxRegression, error: f64) -> Comparison {
         longer: judged.longer,
         length: None,
         detectable: Some(judged.detectable),
-        remarks: spread.remarks(),
+        remarks: spread.remarks().into_iter().chain(of_loads(limit, &beyond)).collect(),
     }
 }
 
+/// What is said of loads at which more than the limit is sure, whatever the mean over all loads is.
+fn of_loads(limit: MaxRegression, beyond: &[String]) -> Option<String> {
+    let loads = beyond.join(" and at ");
+    (!beyond.is_empty()).then(|| format!("{}: beyond the limit for sure at {loads} alone", limit.of))
+}
+
 /// What is said where failures leave a figure infinite, or at nothing.
-fn failures(loads: &[AtLoad]) -> Option<(Outcome, &'static str)> {
+fn failures(loads: &[AtLoad], more_is_worse: bool) -> Option<(Outcome, &'static str)> {
+    let of = |sample: &Sample, at: &AtLoad| sample.figure(&at.once());
+    if more_is_worse && loads.iter().any(|at| of(&at.run, at) == 0.0) {
+        return Some((Outcome::CannotTell, "the run's figure is 0, of which there is no ratio"));
+    }
     let broken = |sample: &Sample, at: &AtLoad| {
         let figure = sample.figure(&at.once());
         !figure.is_finite() || figure <= 0.0
     };
     if loads.iter().any(|at| at.baselines.iter().any(|sample| broken(sample, at))) {
-        let reason = "a baseline has no finite figure: too many of its requests failed";
+        let reason = "a baseline has no finite figure, or 0: too many of its requests failed or broke limits";
         return Some((Outcome::CannotTell, reason));
     }
-    let reason = "the run has no finite figure, and the baselines have: too many of its requests failed";
+    let reason = "the run has no finite figure, or 0, and the baselines have one: too many of its requests failed \
+                  or broke limits";
     loads.iter().any(|at| broken(&at.run, at)).then_some((Outcome::Fail, reason))
 }
 

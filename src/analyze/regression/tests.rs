@@ -180,6 +180,23 @@ fn a_capacity_is_compared_by_its_own_interval() {
     // The step of the run held 10 requests a second.
     assert_eq!(judge(NEVER, model(10.0, 0.01)).outcome, Outcome::Pass);
     assert_eq!(judge(NEVER, model(20.0, 0.01)).outcome, Outcome::CannotTell);
-    assert_eq!(judge(Err(NoCapacity::NeverMet), model(10.0, 0.01)).outcome, Outcome::Fail);
+    let mut broken = steps.clone();
+    broken[0].checks.iter_mut().for_each(|check| check.holds = false);
+    let judge_broken = |baseline| {
+        let side = |capacity, steps| Side { capacity, ..side(&[], steps) };
+        let limits = ["capacity:10%".parse().unwrap()];
+        let never = Err(NoCapacity::NeverMet);
+        super::compare(&side(&never, &broken), &[side(&baseline, &steps)], &limits, &[])
+            .pop()
+            .unwrap()
+            .outcome
+    };
+    // It broke at 10 requests a second.
+    assert_eq!(judge_broken(model(20.0, 0.01)), Outcome::Fail);
+    assert_eq!(
+        judge_broken(model(9.0, 0.01)),
+        Outcome::CannotTell,
+        "both may be below the run's lowest step"
+    );
     assert_eq!(judge(model(10.0, 0.01), Err(NoCapacity::TooFewSteps)).outcome, Outcome::CannotTell);
 }

@@ -9,6 +9,7 @@ use crate::record::{self, RecordedRun, RunState};
 use crate::report::gate::GateRun;
 use crate::scenario::Scenario;
 use crate::units::{Replicas, Slo};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What the checks need of every run.
@@ -42,6 +43,18 @@ pub(super) fn slos_of(directory: &Path, given: &[Slo]) -> Option<Vec<Slo>> {
     }
     let run = record::read(directory).ok()?;
     Some(recorded_settings(&run, directory).ok()?.resolve().ok()?.slos)
+}
+
+/// The same run again tells nothing new, and would make the baselines look as if they agreed.
+pub(super) fn refuse_twins(baselines: &mut [Loaded]) {
+    let mut seen = BTreeSet::new();
+    for baseline in baselines {
+        let Some(judged) = &baseline.judged else { continue };
+        let info = &judged.run.info;
+        if !seen.insert((info.run_id.clone(), info.started_utc.clone())) {
+            baseline.facts.problem.get_or_insert("it is named twice".to_owned());
+        }
+    }
 }
 
 impl Loaded {

@@ -98,7 +98,7 @@ pub(super) fn draw_line<DB: DrawingBackend>(
             chart.draw_series(LineSeries::new(stretch, colour.stroke_width(width)))?;
         }
     }
-    let dots = line.points.iter().filter_map(|(x, y)| Some((*x, y.filter(|y| y.is_finite())?)));
+    let dots = line.points.iter().filter_map(|(x, y)| Some((*x, y.filter(|y| !y.is_nan())?)));
     let (inside, beyond): (Vec<_>, Vec<_>) = dots.partition(|point| point.1 <= top);
     match line.style {
         Style::Line => {}

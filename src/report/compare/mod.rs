@@ -115,7 +115,7 @@ const REQUESTS: [&str; 12] = [
     "production-replicas",
 ];
 /// Fields that differ between any two runs and mean nothing.
-const IDLE: [&str; 4] = ["name", "out", "seed", "target"];
+const IDLE: [&str; 2] = ["name", "out"];
 
 /// Compares runs with the first of them.
 pub fn compare(runs: &[Compared]) -> Comparison {

@@ -98,7 +98,10 @@ pub fn comparison_summary(comparison: &Comparison) -> String {
         out.truncate(out.trim_end().len());
         let _ = writeln!(out);
     }
-    let _ = writeln!(out, "\n  ≈: the intervals do not tell it from the first; ?: too few requests to tell");
+    let _ = writeln!(
+        out,
+        "\n  ≈: the intervals do not tell it from the first; ?: too few requests to tell, or the first was not driven there"
+    );
     for (field, values) in &comparison.differs {
         let _ = writeln!(out, "  differs: {field}: {}", values.join(" | "));
     }

@@ -13,14 +13,12 @@ pub(super) const DEFINITIONS: [(&str, &str); 4] = [
         "SLO",
         "the figure of all attempts in the measured part of a step, from the scheduled send time; failed ones are infinitely late",
     ),
-    (
-        "capacity",
-        "passes where its whole 90 % interval reaches what is asked for, fails where none of it does",
-    ),
+    ("capacity", "passes where its whole interval reaches what is asked for, fails where none of it does"),
     (
         "regression",
         "fails if a regression is sure and one of the limit cannot be ruled out, passes if one of the limit is \
-         ruled out, each with 95 % confidence; else nobody can tell. Equal runs fail in at most 5 % of gates",
+         ruled out, each with 95 % confidence; fails too if more than the limit is sure at one load alone; else nobody \
+         can tell. Equal runs fail in at most 5 % of gates",
     ),
     (
         "change",
@@ -61,11 +59,19 @@ pub(super) fn word(outcome: Outcome) -> &'static str {
 
 fn slo(check: &SloInStep) -> String {
     let n = check.attempts;
-    let open = match check.outcome {
-        Outcome::CannotTell => "; requests that are missing or cut off could turn it",
-        _ => "",
-    };
-    format!("{} of {n} requests{open}", figure(check.slo.metric, check.value))
+    match (check.outcome, check.value) {
+        (Outcome::CannotTell, None) if n == 0 => "unknown: no request was sent".to_owned(),
+        (Outcome::CannotTell, None) => format!(
+            "unknown of {n} requests; the server does not count tokens, or requests are missing or cut off"
+        ),
+        (outcome, value) => {
+            let open = match outcome {
+                Outcome::CannotTell => "; requests that are missing or cut off could turn it",
+                _ => "",
+            };
+            format!("{} of {n} requests{open}", figure(check.slo.metric, value))
+        }
+    }
 }
 
 fn capacity(check: &LeastCapacity) -> String {
@@ -100,6 +106,9 @@ fn way_out(comparison: &Comparison) -> String {
             share(comparison.limit.share),
             minutes(length)
         ),
+        None if comparison.detectable.is_none() => {
+            "the capacity lies between two steps of the ramp: put steps closer around it".to_owned()
+        }
         None => "no length of the run would tell: the runs differ too much among themselves, so give more --baseline, \
                  or a larger limit"
             .to_owned(),
@@ -164,6 +173,15 @@ pub(super) fn verdict(report: &GateReport) -> String {
 
 /// What gives an answer to everything that is open.
 fn again(report: &GateReport) -> String {
+    let unknown = |check: &Check| match check {
+        Check::Regression(comparison) => {
+            comparison.outcome == Outcome::CannotTell && comparison.detectable.is_none()
+        }
+        _ => false,
+    };
+    if report.checks.iter().any(unknown) {
+        return "what to do stands with the checks".to_owned();
+    }
     let lengths = report.checks.iter().filter_map(|check| match check {
         Check::Regression(comparison) if comparison.outcome == Outcome::CannotTell => Some(comparison.length),
         _ => None,
