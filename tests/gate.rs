@@ -174,7 +174,6 @@ fn what_cannot_be_told_ends_as_it_is_wanted_to() {
 fn wrong_flags_are_refused_with_what_would_be_right() {
     for (arguments, says) in [
         (vec!["run", "--baseline", "b", "--max-regression", "tftt:p95:10%"], "did you mean ttft?"),
-        (vec!["run", "--max-regression", "ttft:p95:10%"], "--baseline"),
         (vec!["run", "--min-capacity", "fast"], "requests per second above 0"),
         (vec!["run", "--on-inconclusive", "retry"], "rerun"),
         (vec!["run", "--bsaeline", "b"], "--baseline"),

@@ -109,14 +109,15 @@ fn a_profile_of_ones_own_is_read_and_a_wrong_one_is_refused_before_any_load() {
     let text = "version: 1\nname: mine\ndescription: my own\napis: [completions]\nrecognized-by: []\nseries:\n  \
                 queue_size: [{metric: 'vllm:num_requests_waiting', over: max, scale: 10}]\n";
     fs::write(&profile, text).unwrap();
-    let run_with = |profile: &str, more: &[&str]| {
+    let run_into = |out: &str, profile: &str, more: &[&str]| {
         calibrate(&["run", "--ramp=rate:4x2s", "--slo", "ttft:p95:2s", "--target", &server.url])
-            .args(["--server", profile, "--out", directory.path().join("run").to_str().unwrap()])
+            .args(["--server", profile, "--out", directory.path().join(out).to_str().unwrap()])
             .args(more)
             .output()
             .unwrap()
     };
-    let output = run_with(profile.to_str().unwrap(), &[]);
+    let run_with = |profile: &str, more: &[&str]| run_into("refused", profile, more);
+    let output = run_into("run", profile.to_str().unwrap(), &[]);
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
     let run = read(&directory.path().join("run")).unwrap();
     assert_eq!(samples(&run, Source::Server)[0].get(Series::QueueSize), Some(20.0));

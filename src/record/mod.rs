@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 /// The file that says what a run changed in a cluster, and whether it was put back. It is there before the
 /// run is.
 pub const CLUSTER_CHANGES: &str = "cluster.json";
+/// The file that makes a directory a run.
+pub const RUN: &str = "run.json";
 
 /// Why a run directory cannot be written or read.
 #[derive(Debug, thiserror::Error)]

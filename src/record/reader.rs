@@ -66,7 +66,7 @@ pub fn read(directory: &Path) -> Result<RecordedRun, RecordError> {
 }
 
 fn read_info(directory: &Path) -> Result<RunInfo, RecordError> {
-    let path = directory.join("run.json");
+    let path = directory.join(super::RUN);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

@@ -175,7 +175,7 @@ impl Recorder {
 }
 
 fn write_info(directory: &Path, info: &RunInfo) -> Result<(), RecordError> {
-    let path = directory.join("run.json");
+    let path = directory.join(super::RUN);
     let text = serde_json::to_string_pretty(info)
         .map_err(|error| RecordError::disk("write", &path)(error.into()))?;
     write_file(&path, text.as_bytes())

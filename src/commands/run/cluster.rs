@@ -12,7 +12,7 @@ use crate::cluster::{
 };
 use crate::commands::server;
 use crate::measurement::{Event, PodStart, RunClock};
-use crate::record::{CLUSTER_CHANGES, write_file};
+use crate::record::{self, CLUSTER_CHANGES, write_file};
 use crate::scenario::{ClusterSettings, Scenario, Settings, Via};
 use crate::units::Seconds;
 use anyhow::anyhow;
@@ -414,8 +414,12 @@ impl Held {
         if changed {
             self.found.console.note(&format!("{what} and what scales it are as they were"));
         }
-        if let Some(journal) = self.journal {
-            let path = self.found.directory.join(CLUSTER_CHANGES);
+        let path = self.found.directory.join(CLUSTER_CHANGES);
+        if !self.found.directory.join(record::RUN).exists() {
+            // Nothing was measured: what was changed for it and put back tells nothing, and is not to be in the way.
+            let _ = std::fs::remove_file(&path);
+            let _ = std::fs::remove_dir(&self.found.directory);
+        } else if let Some(journal) = self.journal {
             write_journal(&path, &Journal { restored: true, ..journal }).or_exit(Exit::Failed)?;
         }
         Ok(())
