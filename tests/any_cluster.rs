@@ -50,15 +50,14 @@ impl Place {
         let named = std::env::var_os("CALIBRATE_TEST_KUBECONFIG");
         let image = std::env::var("CALIBRATE_TEST_IMAGE").ok();
         let served = named.is_none() || image.is_some();
-        let (kubeconfig, loopback) = match named {
-            Some(named) => (PathBuf::from(named), None),
-            None => {
-                let api = ApiServer::start();
-                let preset = Preset::by_name("demo").unwrap().config();
-                let running = serve(preset, "127.0.0.1:0".parse().unwrap()).await.unwrap();
-                api.serve_pod("*", &[(8000, running.addr())]);
-                (api.kubeconfig(), Some((api, running)))
-            }
+        let (kubeconfig, loopback) = if let Some(named) = named {
+            (PathBuf::from(named), None)
+        } else {
+            let api = ApiServer::start();
+            let preset = Preset::by_name("demo").unwrap().config();
+            let running = serve(preset, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+            api.serve_pod("*", &[(8000, running.addr())]);
+            (api.kubeconfig(), Some((api, running)))
         };
         let read = Kubeconfig::read_from(&kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.unwrap();

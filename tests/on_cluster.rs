@@ -405,7 +405,7 @@ fn a_stateful_set_is_reached_by_its_pods_addresses_and_by_its_service() {
         changed["spec"]["selector"] = json!({ "app": "set" });
     });
     assert_says(&command.output().unwrap(), 2, &["cannot be reached from outside of the cluster"]);
-    assert!(!Path::new(&world.out()).exists(), "nothing was measured, and nothing is in the way of the next try");
+    assert!(!Path::new(&world.out()).exists(), "nothing was measured, so nothing is left");
     world.api.change("services", "tgi-set", |changed| {
         changed["status"]["loadBalancer"] = json!({ "ingress": [{ "ip": "127.0.0.1" }] });
     });
