@@ -591,3 +591,19 @@ fn the_processes_of_the_bench_measure_the_same_work() {
     drop(server.stdin.take());
     assert!(server.wait().unwrap().success());
 }
+
+#[test]
+fn the_simulated_server_listens_where_it_is_told_to_and_ends_as_a_pod_is_ended() {
+    let mut sim = Command::new(env!("CARGO_BIN_EXE_calibrate"));
+    sim.args(["sim", "--host", "127.0.0.2", "--port", "0", "--json"]);
+    let mut child = sim.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    while !line.contains("\"url\"") {
+        assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "{line}");
+    }
+    assert!(line.contains("http://127.0.0.2:"), "{line}");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
